@@ -1,0 +1,17 @@
+"""scikit-learn estimators that fit any `torch.nn.Module` by the Levenberg-Marquardt algorithm."""
+
+from sklm.engine import LevenbergMarquardt, StepResult, damping, losses, selection
+from sklm.estimators import LMClassifier, LMRegressor
+from sklm.modules import MLP
+
+__version__ = "0.1.0"
+__all__ = [
+    "MLP",
+    "LMClassifier",
+    "LMRegressor",
+    "LevenbergMarquardt",
+    "StepResult",
+    "damping",
+    "losses",
+    "selection",
+]

@@ -1,0 +1,215 @@
+"""Data: arrays become tensors once, and batches are slices of them.
+
+`TensorData` holds what a fit needs, on its device: inputs, labels as the user gave them, targets as the engine takes them,
+and weights. `Batches` yields `Batch` pairs (inputs, labels), the form that skorch and its callbacks know, which carry
+targets and weights along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_array, check_consistent_length, column_or_1d, validate_data
+from torch import Tensor
+
+from sklm.engine.jacobian import count_samples, map_tensors
+
+LOAD_ROWS = 1024  # items of a torch Dataset collated at once
+
+
+class Batch(tuple[Any, Any]):
+    """The pair (inputs, labels) with `targets` and `weights` (or None) as attributes."""
+
+    targets: Any
+    weights: Tensor | None
+
+    def __new__(cls, inputs: Any, labels: Any, targets: Any, weights: Tensor | None) -> Batch:
+        """Build the pair and attach what the engine needs."""
+        batch = super().__new__(cls, (inputs, labels))
+        batch.targets, batch.weights = targets, weights
+        return batch
+
+
+@dataclass
+class TensorData:
+    """Data in memory.
+
+    Attributes
+    ----------
+    X : Tensor, or dict or tuple of tensors, with samples along the first axis
+        Inputs of the module.
+    y : ndarray or None
+        Labels or targets as the user gave them, for scoring callbacks.
+    targets : Tensor or None
+        Targets as the loss takes them: real numbers, or class indices.
+    weights : Tensor of shape (n_samples,) or None
+    """
+
+    X: Any
+    y: Any = None
+    targets: Any = None
+    weights: Tensor | None = None
+
+    def __len__(self) -> int:
+        return count_samples(self.X)
+
+    def __getitem__(self, index: Any) -> tuple[Any, Any]:
+        batch = self.take(index)
+        return batch[0], batch[1]
+
+    def take(self, index: Any) -> Batch:
+        """Return the samples at `index` (slice, or array of positions)."""
+        if isinstance(index, np.ndarray):
+            device = self.weights.device if self.weights is not None else _device(self.X)
+            at: Any = torch.as_tensor(index, device=device)
+        else:
+            at = index
+
+        def pick(tensor: Tensor) -> Tensor:
+            return tensor[at]
+
+        return Batch(
+            map_tensors(pick, self.X),
+            None if self.y is None else self.y[index],
+            None if self.targets is None else pick(self.targets),
+            None if self.weights is None else pick(self.weights),
+        )
+
+    def subset(self, index: Any) -> TensorData:
+        """Return the samples at `index` as data of their own."""
+        batch = self.take(index)
+        return TensorData(batch[0], batch[1], batch.targets, batch.weights)
+
+
+def _device(inputs: Any) -> torch.device:
+    found: list[torch.device] = []
+    map_tensors(lambda tensor: (found.append(tensor.device), tensor)[1], inputs)
+    return found[0]
+
+
+class Batches:
+    """Iterate over `data` in batches; with `epoch_seed`, in an order drawn anew for every pass.
+
+    Parameters
+    ----------
+    data : TensorData
+    batch_size : int
+        Samples per batch; -1 for all. The last batch may be smaller.
+    epoch_seed : callable returning int, default=None
+        Called once per pass for the seed of its order; None keeps the order.
+    """
+
+    def __init__(
+        self, data: TensorData, batch_size: int, epoch_seed: Callable[[], int] | None = None
+    ) -> None:
+        self.data = data
+        self.batch_size = len(data) if batch_size == -1 else min(batch_size, len(data))
+        self.epoch_seed = epoch_seed
+
+    def __len__(self) -> int:
+        return -(-len(self.data) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        n_samples = len(self.data)
+        if self.batch_size == n_samples:
+            data = self.data
+            yield Batch(data.X, data.y, data.targets, data.weights)
+            return
+        order = None
+        if self.epoch_seed is not None:
+            generator = torch.Generator().manual_seed(self.epoch_seed())
+            order = torch.randperm(n_samples, generator=generator).numpy()
+        for start in range(0, n_samples, self.batch_size):
+            span = slice(start, start + self.batch_size)
+            yield self.data.take(span if order is None else order[span])
+
+
+def is_dataset(X: Any) -> bool:
+    """Return whether X is a torch Dataset of the user's."""
+    return isinstance(X, torch.utils.data.Dataset)
+
+
+def load_dataset(dataset: Any) -> tuple[Any, Any]:
+    """Read a torch Dataset into memory; return its inputs and its targets (None where items are inputs alone)."""
+    loader = torch.utils.data.DataLoader(dataset, batch_size=LOAD_ROWS)
+    parts = list(loader)
+    if not parts:
+        raise ValueError("`X` is an empty Dataset; it must have at least one item.")
+    if isinstance(parts[0], (tuple, list)) and len(parts[0]) == 2:
+        return _concatenate([part[0] for part in parts]), _concatenate([part[1] for part in parts])
+    if isinstance(parts[0], (Tensor, Mapping)):
+        return _concatenate(parts), None
+    raise ValueError("the items of a Dataset must be pairs (inputs, target), or inputs alone: a tensor or a dict.")
+
+
+def _concatenate(parts: list[Any]) -> Any:
+    if isinstance(parts[0], Mapping):
+        return {key: _concatenate([part[key] for part in parts]) for key in parts[0]}
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)
+
+
+def as_array(value: Any) -> Any:
+    """Return a tensor as a NumPy array, anything else as it is."""
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+
+
+def validate_inputs(estimator: Any, X: Any, *, reset: bool) -> Any:
+    """Check the inputs as scikit-learn does and return them as an array, or a dict of arrays.
+
+    Arrays and frames become float32 or float64; integer tensors, and integer arrays in a dict, stay integers (for
+    embeddings). Sets `n_features_in_` and `feature_names_in_` on `estimator` where `reset`, else compares with them.
+    """
+    if isinstance(X, Mapping):
+        return _validate_dict(estimator, X, reset=reset)
+    keeps_integers = isinstance(X, Tensor) and not X.is_floating_point()
+    return validate_data(
+        estimator,
+        as_array(X),
+        reset=reset,
+        dtype=None if keeps_integers else [np.float64, np.float32],
+        allow_nd=True,
+    )
+
+
+def _validate_dict(estimator: Any, X: Mapping[str, Any], *, reset: bool) -> dict[str, Any]:
+    if not X:
+        raise ValueError("`X` is an empty dict; give one array per argument of the module's forward.")
+    names = getattr(estimator, "input_names_", None)
+    if not reset and names is not None and sorted(X) != names:
+        raise ValueError(f"`X` must have the keys {names}, as in fit; got {sorted(X)}.")
+    arrays = {}
+    for name, value in X.items():
+        value = as_array(value)
+        arrays[name] = check_array(value, dtype="numeric", ensure_2d=False, allow_nd=True, input_name=f"X[{name!r}]")
+    check_consistent_length(*arrays.values())
+    if reset:
+        estimator.input_names_ = sorted(X)
+    return arrays
+
+
+def validate_real_targets(y: Any) -> np.ndarray:
+    """Return finite real targets of shape (n_samples,) or (n_samples, n_outputs) as float64 or float32."""
+    y = check_array(as_array(y), dtype="numeric", ensure_2d=False, input_name="y")
+    return y if y.dtype == np.float32 else y.astype(np.float64, copy=False)
+
+
+def validate_labels(y: Any) -> np.ndarray:
+    """Return class labels of shape (n_samples,)."""
+    y = as_array(y)
+    y = check_array(y, dtype=None, ensure_2d=False, input_name="y")
+    return column_or_1d(y, warn=True)
+
+
+def to_tensors(arrays: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    """Return arrays as tensors on `device`, real numbers in `dtype`; shares memory where it can."""
+    if isinstance(arrays, Mapping):
+        return {name: to_tensors(array, dtype, device) for name, array in arrays.items()}
+    array = np.asarray(arrays)
+    if not array.flags.writeable or any(stride < 0 for stride in array.strides) or not array.dtype.isnative:
+        array = np.array(array, dtype=array.dtype.newbyteorder("="))
+    tensor = torch.as_tensor(array)
+    return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)

@@ -1,0 +1,5 @@
+"""The Levenberg-Marquardt engine: torch only, usable without the estimators."""
+
+from sklm.engine.optimizer import LevenbergMarquardt, StepResult
+
+__all__ = ["LevenbergMarquardt", "StepResult"]

@@ -1,0 +1,114 @@
+"""Argument checks whose messages name the parameter, the rule, what was given and the way out."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import numbers
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest choice, or an empty string."""
+    near = difflib.get_close_matches(str(name), list(choices), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def check_integer(name: str, value: Any, *, minimum: int) -> int:
+    """Return `value` as an int, or raise when it is not an integer >= `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
+        raise ValueError(f"`{name}` must be an integer >= {minimum}; got {value!r}.")
+    return int(value)
+
+
+def check_real(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    minimum: float | None = None,
+    below: float | None = None,
+    maximum: float | None = None,
+) -> float:
+    """Return `value` as a float, or raise when it is not a finite number within the bounds."""
+    rule = " and ".join(
+        f"{sign} {bound:g}"
+        for sign, bound in ((">", above), (">=", minimum), ("<", below), ("<=", maximum))
+        if bound is not None
+    )
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    valid = (
+        is_number
+        and math.isfinite(value)
+        and (above is None or value > above)
+        and (minimum is None or value >= minimum)
+        and (below is None or value < below)
+        and (maximum is None or value <= maximum)
+    )
+    if not valid:
+        raise ValueError(f"`{name}` must be a finite number {rule}; got {value!r}.".replace("  ", " "))
+    return float(value)
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
+    """Return `value`, or raise when it is not one of `choices`."""
+    choices = list(choices)
+    if not isinstance(value, str) or value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(
+            f"`{name}` must be one of {listed}; got {value!r}{did_you_mean(value, choices)}"
+        )
+    return value
+
+
+def check_keywords(name: str, function: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
+    """Raise when `function` does not take one of `keywords`; `name` is the prefix users write."""
+    parameters = inspect.signature(function).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for keyword in keywords:
+        if keyword not in parameters:
+            raise ValueError(
+                f"`{name}__{keyword}` is not a parameter of {getattr(function, '__name__', function)}; "
+                f"it takes {', '.join(parameters) or 'none'}{did_you_mean(keyword, parameters)}"
+            )
+
+
+def resolve(
+    name: str, value: Any, built_in: Mapping[str, Callable[..., Any]], base: type, keywords: Mapping[str, Any]
+) -> Any:
+    """Turn a name, a subclass or an instance of `base` into an instance of `base`.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, for messages; also the prefix of its ``name__keyword`` parameters.
+    value : str, type or instance
+        What the user gave.
+    built_in : mapping of str to callable
+        What the names stand for.
+    base : type
+        The class that the result must have.
+    keywords : mapping
+        Arguments for the constructor; refused together with an instance.
+    """
+    if isinstance(value, base):
+        if keywords:
+            raise ValueError(
+                f"`{name}` is an instance, so `{name}__{next(iter(keywords))}` cannot be applied to it; "
+                "set the value on the instance or pass the class instead."
+            )
+        return value
+    if isinstance(value, type) and issubclass(value, base):
+        factory: Callable[..., Any] = value
+    elif isinstance(value, str):
+        factory = built_in[check_choice(name, value, built_in)]
+    else:
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(map(repr, built_in))}, or a subclass or an instance of "
+            f"{base.__name__}; got {value!r}."
+        )
+    check_keywords(name, factory, keywords)
+    return factory(**keywords)

@@ -1,0 +1,77 @@
+"""Stopping tests, scale-free, as MINPACK defines them (More, Garbow and Hillstrom 1980, section 2.3 and `lmder`).
+
+| test | passes when |
+|---|---|
+| ``gtol`` | the cosine between the residuals and every column of the Jacobian is at most gtol |
+| ``ftol`` | actual and predicted relative reduction of the loss are at most ftol, and the gain ratio at most 2 |
+| ``xtol`` | the step is at most xtol times the parameters, both measured in the norm of the scaling matrix D |
+
+The columns and residuals are those of the weighted problem, the penalty included. A loss of exactly zero passes `gtol`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sklm.engine._checks import check_real
+
+
+@dataclass(frozen=True)
+class ConvergenceTests:
+    """The three tolerances; None disables a test."""
+
+    ftol: float | None
+    xtol: float | None
+    gtol: float | None
+
+    def __post_init__(self) -> None:
+        for name in ("ftol", "xtol", "gtol"):
+            if getattr(self, name) is not None:
+                check_real(name, getattr(self, name), minimum=0)
+
+    def at_point(self, gradient: Tensor, diagonal: Tensor, residual_norm: float) -> str:
+        """Return the sentence of the gradient test when it passes, else an empty string."""
+        if self.gtol is None:
+            return ""
+        cosine = largest_cosine(gradient, diagonal, residual_norm)
+        if cosine <= self.gtol:
+            return f"the scaled gradient {cosine:.2g} is at most gtol={self.gtol:g}"
+        return ""
+
+    def after_attempt(
+        self,
+        *,
+        loss: float,
+        actual_reduction: float,
+        predicted_reduction: float,
+        step_norm: float,
+        parameter_norm: float,
+    ) -> str:
+        """Return the sentence of the first test that an attempt passes, else an empty string."""
+        if self.ftol is not None:
+            actual, predicted = abs(actual_reduction), predicted_reduction
+            limit = self.ftol * abs(loss)
+            if actual <= limit and predicted <= limit and actual_reduction <= 2 * predicted:
+                relative = max(actual, predicted) / abs(loss) if loss else 0.0
+                return f"the relative reduction of the loss {relative:.2g} is at most ftol={self.ftol:g}"
+        if self.xtol is not None and step_norm <= self.xtol * parameter_norm:
+            relative = step_norm / parameter_norm if parameter_norm else 0.0
+            return f"the relative step {relative:.2g} is at most xtol={self.xtol:g}"
+        return ""
+
+
+def largest_cosine(gradient: Tensor, diagonal: Tensor, residual_norm: float) -> float:
+    """Return the largest |cosine| between a column of the Jacobian and the residuals.
+
+    Parameters
+    ----------
+    gradient, diagonal : Tensor of shape (n_params,)
+        A'r and the squared norms of the columns of A.
+    residual_norm : float
+        Norm of r.
+    """
+    norms = diagonal.sqrt() * residual_norm
+    cosines = (gradient.abs() / norms).where(norms > 0, 0.0)
+    return float(cosines.max())

@@ -1,0 +1,312 @@
+"""A module as a function of one flat parameter vector: its outputs, and rows of the derivative of its outputs.
+
+`ModuleFunction` is functional: it evaluates the module at any parameter vector without touching the module, so a rejected
+attempt has nothing to restore. Outputs are flattened to (n_samples, n_outputs).
+
+The rows that a step needs are A_i = S_i J_i with the factor S_i (k x o) of the loss. They come from k vector-Jacobian
+products per sample, batched over samples with `torch.vmap`, so J itself is never formed. A module that `vmap` cannot
+handle (control flow on values, layers without a batching rule) is differentiated sample by sample: slower, same numbers.
+
+Samples never mix: every row is the derivative of the module applied to that sample alone. BatchNorm layers therefore run
+with their running statistics, unchanged (`steady_batchnorm`). A module that draws random numbers (dropout) draws the same
+ones for residuals, Jacobian and trials of a step, from a seed: its outputs then go through the same `vmap` in the same
+chunks as its rows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CHUNK_BYTES = 128 * 2**20  # larger chunks gain no speed; a step then stays within a few times this
+FREE_SHARE = 1 / 16  # of free memory: autograd keeps a few tensors of the size of a chunk
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
+    """Apply `function` to every tensor of nested tuples, lists and dicts."""
+    if isinstance(inputs, Tensor):
+        return function(inputs)
+    if isinstance(inputs, Mapping):
+        return {key: map_tensors(function, value) for key, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return tuple(map_tensors(function, value) for value in inputs)
+    raise ValueError(f"`inputs` must be tensors, or tuples and dicts of tensors; got {type(inputs).__name__}.")
+
+
+def tensors(inputs: Any) -> list[Tensor]:
+    """Return the tensors of nested tuples, lists and dicts, in order."""
+    found: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(keep, inputs)
+    return found
+
+
+def count_samples(inputs: Any) -> int:
+    """Return the common length of all tensors in `inputs`; raise when there is none."""
+    lengths = {len(tensor) if tensor.ndim else 0 for tensor in tensors(inputs)}
+    if len(lengths) != 1:
+        raise ValueError(f"all `inputs` must have the same number of samples; got {sorted(lengths)}.")
+    return lengths.pop()
+
+
+def call_module(module: nn.Module, inputs: Any, parameters: Mapping[str, Tensor] | None = None) -> Any:
+    """Call `module`: a dict gives keyword arguments, a tuple positional ones, a tensor the single argument."""
+    keywords = inputs if isinstance(inputs, Mapping) else {}
+    arguments = () if keywords else inputs if isinstance(inputs, (tuple, list)) else (inputs,)
+    if parameters is None:
+        return module(*arguments, **keywords)
+    return torch.func.functional_call(module, dict(parameters), tuple(arguments), dict(keywords))
+
+
+@contextmanager
+def preserved_rng(device: torch.device) -> Iterator[None]:
+    """Leave torch's global random state, on CPU and on `device`, as it was."""
+    if device.type == "cpu":
+        with torch.random.fork_rng(devices=[]):
+            yield
+    else:
+        index = torch.cuda.current_device() if device.index is None and device.type == "cuda" else device.index or 0
+        with torch.random.fork_rng(devices=[index], device_type=device.type):
+            yield
+
+
+def rng_state(device: torch.device) -> list[Tensor]:
+    """Return torch's global random state on CPU and on `device`."""
+    states = [torch.get_rng_state()]
+    if device.type != "cpu":
+        states.append(getattr(torch, device.type).get_rng_state())
+    return states
+
+
+@contextmanager
+def steady_batchnorm(module: nn.Module) -> Iterator[None]:
+    """Let BatchNorm layers use their running statistics and keep them; all other layers stay in their mode."""
+    layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for layer in layers:
+        if layer.running_mean is None:
+            raise ValueError(
+                "a BatchNorm layer with track_running_stats=False mixes the samples of a batch, which have no Jacobian of "
+                "their own; use track_running_stats=True, LayerNorm or GroupNorm."
+            )
+    training = [layer for layer in layers if layer.training]
+    for layer in training:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in training:
+            layer.training = True
+
+
+def samples_per_chunk(max_rows: int | str | None, n_samples: int, rows_per_sample: int, row: Tensor) -> int:
+    """Return how many samples to differentiate at once.
+
+    Parameters
+    ----------
+    max_rows : int, "auto" or None
+        Largest number of Jacobian rows; None for all; "auto" for as many as fit `CHUNK_BYTES` and `FREE_SHARE` of the
+        free memory of the device, where that can be read.
+    n_samples, rows_per_sample : int
+    row : Tensor of shape (n_params,)
+        A tensor of the size of one row.
+    """
+    if max_rows is None:
+        return max(1, n_samples)
+    if isinstance(max_rows, str):
+        free = _free_memory(row.device)
+        budget = CHUNK_BYTES if free is None else min(CHUNK_BYTES, free * FREE_SHARE)
+        max_rows = int(budget / (row.numel() * row.element_size()))
+    return min(max(1, max_rows // rows_per_sample), max(1, n_samples))
+
+
+def _free_memory(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):  # not told on this system
+        return None
+
+
+class ModuleFunction:
+    """Outputs and Jacobian rows of a module, as functions of the flat vector of its trainable parameters.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Parameters that require a gradient at construction form the vector, tied ones once.
+
+    Attributes
+    ----------
+    sizes : dict of str to int
+        Name and number of elements of every trainable tensor, in the order of the vector.
+    n_params : int
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        if not self.parameters:
+            raise ValueError(
+                "`module` has no trainable parameters; give it at least one nn.Parameter with requires_grad=True."
+            )
+        kinds = {(p.dtype, p.device) for p in self.parameters.values()}
+        if len(kinds) > 1 or not next(iter(kinds))[0].is_floating_point:
+            raise ValueError(
+                "all trainable parameters of `module` must have one real floating dtype and one device; got "
+                f"{', '.join(sorted(f'{dtype} on {device}' for dtype, device in kinds))}. Use module.to(...)."
+            )
+        self.sizes = {name: p.numel() for name, p in self.parameters.items()}
+        self.n_params = sum(self.sizes.values())
+        self.vmap_works = True
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.parameters.values())).device
+
+    def vector(self) -> Tensor:
+        """Return the current parameters as a new tensor of shape (n_params,)."""
+        return torch.cat([p.detach().reshape(-1) for p in self.parameters.values()])
+
+    def assign(self, vector: Tensor) -> None:
+        """Write `vector` of shape (n_params,) into the module; all of it or, when interrupted, nothing."""
+        before = self.vector()
+        try:
+            self._write(vector)
+        except BaseException:
+            self._write(before)
+            raise
+
+    def _write(self, vector: Tensor) -> None:
+        with torch.no_grad():
+            for parameter, part in zip(self.parameters.values(), vector.split(list(self.sizes.values())), strict=True):
+                parameter.copy_(part.view(parameter.shape))
+
+    def per_element(self, value: Callable[[nn.Parameter], bool]) -> Tensor:
+        """Return a boolean tensor of shape (n_params,) with `value(parameter)` for each element of each parameter."""
+        return torch.cat(
+            [torch.full((p.numel(),), value(p), device=p.device) for p in self.parameters.values()]
+        )
+
+    def outputs(self, vector: Tensor, inputs: Any, *, seed: int | None = None, chunk: int = 0) -> Tensor:
+        """Return the outputs at `vector`, of shape (n_samples, n_outputs).
+
+        With a `seed`, random numbers are those that `rows` draws for the same seed and `chunk` (samples at once).
+        """
+        if seed is None:
+            return self._flat(self._call(vector, inputs), count_samples(inputs))
+
+        def one(sample: Any) -> Tensor:
+            return self._one(vector, sample)
+
+        parts = []
+        for start, part in _chunks(inputs, chunk):
+            torch.manual_seed(seed + start)
+            parts.append(self._over_samples(one, part))
+        return torch.cat(parts)
+
+    def rows(
+        self,
+        vector: Tensor,
+        indices: Tensor | None,
+        inputs: Any,
+        factor: Tensor,
+        *,
+        seed: int | None = None,
+        chunk: int,
+    ) -> Iterator[Tensor]:
+        """Yield the rows factor @ J chunk by chunk, each of shape (samples, k, n_selected).
+
+        Parameters
+        ----------
+        vector : Tensor of shape (n_params,)
+        indices : Tensor of shape (n_selected,) or None
+            Parameters to differentiate with respect to; None for all.
+        inputs : tensor, or tuple or dict of tensors
+        factor : Tensor of shape (n_samples, k, n_outputs)
+        seed : int or None
+            See `outputs`.
+        chunk : int
+            Samples at once.
+        """
+        selected = vector if indices is None else vector[indices]
+
+        def insert(part: Tensor) -> Tensor:
+            return part if indices is None else vector.index_copy(0, indices, part)
+
+        def one(sample: Any, cotangents: Tensor) -> Tensor:
+            _, pullback = torch.func.vjp(lambda part: self._one(insert(part), sample), selected)
+            if len(cotangents) == 1:
+                return pullback(cotangents[0])[0][None]
+            return torch.vmap(lambda cotangent: pullback(cotangent)[0])(cotangents)
+
+        def one_by_autograd(sample: Any, cotangents: Tensor) -> Tensor:
+            with torch.enable_grad():
+                leaf = selected.detach().requires_grad_()
+                output = self._one(insert(leaf), sample)
+                if not output.requires_grad:
+                    return cotangents.new_zeros(len(cotangents), len(selected))
+                grads = [
+                    torch.autograd.grad(output, leaf, cotangent, retain_graph=True, allow_unused=True)[0]
+                    for cotangent in cotangents
+                ]
+            return torch.stack([torch.zeros_like(selected) if g is None else g for g in grads])
+
+        for start, part in _chunks(inputs, chunk):
+            if seed is not None:
+                torch.manual_seed(seed + start)
+            yield self._over_samples(one, part, factor[start : start + chunk], fallback=one_by_autograd)
+
+    def _call(self, vector: Tensor, inputs: Any) -> Tensor:
+        parts = vector.split(list(self.sizes.values()))
+        named = {
+            name: part.view(p.shape) for (name, p), part in zip(self.parameters.items(), parts, strict=True)
+        }
+        output = call_module(self.module, inputs, named)
+        if not isinstance(output, Tensor):
+            raise ValueError(f"`module` must return a tensor; got {type(output).__name__}.")
+        return output
+
+    def _one(self, vector: Tensor, sample: Any) -> Tensor:
+        """Return the outputs for one sample, shape (n_outputs,)."""
+        return self._call(vector, map_tensors(lambda tensor: tensor[None], sample)).reshape(-1)
+
+    def _flat(self, output: Tensor, n_samples: int) -> Tensor:
+        if output.shape[:1] != (n_samples,):
+            raise ValueError(
+                f"`module` must return one row per sample, (n_samples,) or (n_samples, n_outputs); for {n_samples} samples "
+                f"it returned shape {tuple(output.shape)}."
+            )
+        return output.reshape(n_samples, -1)
+
+    def _over_samples(
+        self, one: Callable[..., Tensor], inputs: Any, *others: Tensor, fallback: Callable[..., Tensor] | None = None
+    ) -> Tensor:
+        if self.vmap_works:
+            try:
+                return torch.vmap(one, randomness="different")(inputs, *others)
+            except RuntimeError as error:
+                if "out of memory" in str(error):
+                    raise
+                self.vmap_works = False  # the module has run before, so it is vmap that cannot
+        one = fallback or one
+        return torch.stack(
+            [
+                one(map_tensors(lambda tensor, i=i: tensor[i], inputs), *(other[i] for other in others))  # type: ignore[misc]
+                for i in range(count_samples(inputs))
+            ]
+        )
+
+
+def _chunks(inputs: Any, chunk: int) -> Iterator[tuple[int, Any]]:
+    for start in range(0, count_samples(inputs), chunk):
+        yield start, map_tensors(lambda tensor, start=start: tensor[start : start + chunk], inputs)  # type: ignore[misc]

@@ -1,0 +1,448 @@
+r"""Levenberg-Marquardt as a `torch.optim.Optimizer`: one call of `step` is one step of the algorithm.
+
+For samples with weights w_i >= 0, W = sum w_i, and module outputs f_i(theta), a step lowers
+
+    F(theta) = (1/W) sum_i w_i l(f_i, y_i) + (alpha / 2W) |theta|^2        (the penalty on weight matrices only)
+
+1. Evaluate outputs and losses; the loss gives a residual r_i and a factor S_i per sample (`losses`).
+2. Rows A_i = sqrt(w_i/W) S_i J_i from the Jacobian J_i of the outputs, in chunks (`jacobian`); with the penalty they make
+   the curvature H = A'A + (alpha/W) I and the gradient g = A'r + (alpha/W) theta (`solvers`).
+3. Solve (H + lambda D) d = -g (`solvers`, `damping`).
+4. The gain ratio rho = (F(theta) - F(theta + lr d)) / predicted reduction, where the model predicts, from (H + lambda D) d =
+   -g, the sum of positive terms  lr ((1 - lr/2) d'Hd + lambda d'Dd)  (More 1978, eq. 4.4, for lr = 1). Both reductions are
+   accumulated without subtracting large numbers: F as a sum of differences per sample.
+5. rho > 1e-4 and F finite and not higher: accept, lower lambda. Otherwise raise lambda and go to 3, at most
+   `max_attempts` times; then theta is what it was, bit for bit.
+6. After every attempt the stopping tests of MINPACK (`convergence`).
+
+The module is evaluated functionally; its parameters are written once, when a step is accepted.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sklm.engine._checks import check_choice, check_integer, check_real
+from sklm.engine.convergence import ConvergenceTests
+from sklm.engine.damping import Damping, resolve_damping
+from sklm.engine.jacobian import (
+    ModuleFunction,
+    count_samples,
+    preserved_rng,
+    rng_state,
+    samples_per_chunk,
+    steady_batchnorm,
+)
+from sklm.engine.losses import Loss, resolve_loss
+from sklm.engine.selection import Selection, resolve_selection
+from sklm.engine.solvers import SubProblem, choose_solver
+
+MINIMUM_GAIN_RATIO = 1e-4  # as MINPACK; smaller gains may be rounding
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did.
+
+    Attributes
+    ----------
+    loss : float
+        F at the parameters that the module has now.
+    initial_loss : float
+        F before the step.
+    accepted : bool
+        Whether the parameters moved.
+    attempts : int
+        Damping factors tried; 0 when the gradient test had passed before the first.
+    damping : float
+        Damping factor lambda of the last attempt.
+    gain_ratio : float
+        Actual over predicted reduction of the last attempt; nan when there was none.
+    status : {"running", "converged", "failed"}
+        ``"failed"``: no further step can help, because the loss or the Jacobian is not finite or damping is at its maximum.
+    message : str
+        Which test passed or what failed, with its value; empty while running after an accepted step.
+    solver : str
+        The solver used, and why.
+    outputs : Tensor of shape (n_samples, n_outputs)
+        Outputs of the module at its present parameters.
+    """
+
+    loss: float
+    initial_loss: float
+    accepted: bool
+    attempts: int
+    damping: float
+    gain_ratio: float
+    status: str
+    message: str
+    solver: str
+    outputs: Tensor
+
+
+@dataclass(frozen=True)
+class _Point:
+    """Parameters with their outputs and losses: `penalty` and `values` add up to `loss`."""
+
+    theta: Tensor
+    outputs: Tensor
+    values: Tensor
+    loss: float
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Data of one step and what does not change within it."""
+
+    inputs: Any
+    targets: Any
+    weights: Tensor  # w_i / W
+    penalty: Tensor  # alpha / W for every parameter that is penalized
+    seed: int | None
+    chunk: int
+
+
+class LevenbergMarquardt(torch.optim.Optimizer):
+    """Levenberg-Marquardt optimizer for a module and a loss, for a plain torch loop or inside an estimator.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Its trainable parameters are moved. Returns (n_samples,) or (n_samples, n_outputs).
+    criterion : str, torch loss or sklm.losses.Loss, default="squared_error"
+        The loss: a name (``"squared_error"``, ``"absolute_error"``, ``"huber"``, ``"soft_l1"``, ``"cauchy"``, ``"poisson"``,
+        ``"log_loss"``), a torch loss class or instance, or a `sklm.losses.Loss` class or instance.
+    lr : float in (0, 2), default=1.0
+        Step length; the full step is 1.
+    damping : {"nielsen", "standard", "fletcher"} or sklm.damping.Damping, default="nielsen"
+        Damping strategy.
+    solver : {"auto", "cholesky", "qr", "svd"}, default="auto"
+        Linear solver; ``"auto"`` takes QR for few parameters in float64, else Cholesky, in the dual form when there are
+        fewer rows than parameters.
+    max_attempts : int, default=10
+        Damping factors tried per step.
+    jacobian_max_rows : int, None or "auto", default="auto"
+        Rows of the Jacobian computed at once; None for all; ``"auto"`` from free memory, at most 128 MiB. Cholesky with
+        more rows than parameters, QR and SVD hold one chunk; the dual form keeps all rows, fewer than parameters.
+    selection : {"random", "layer"}, sklm.selection.Selection or None, default=None
+        Parameters that move in a step; None for all.
+    alpha : float, default=0.0
+        L2 penalty alpha / (2 W) |theta|^2 on parameters with two or more dimensions (weight matrices, not biases or the
+        parameters of a curve), as scikit-learn's MLP.
+    ftol, xtol, gtol : float or None, default=1e-8
+        Tolerances of the stopping tests, see `sklm.engine.convergence`; None disables one.
+    seed : int, default=None
+        Seed of random selections and dropout masks; None draws one.
+
+    Attributes
+    ----------
+    criterion, damping, selection
+        The resolved objects.
+    n_steps : int
+        Steps done.
+
+    Raises
+    ------
+    ValueError
+        For an argument outside its domain, a module without trainable parameters, or data that do not fit the module.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklm import LevenbergMarquardt
+    >>> x = torch.linspace(0, 1, 20, dtype=torch.float64)[:, None]
+    >>> module = torch.nn.Linear(1, 1).double()
+    >>> optimizer = LevenbergMarquardt(module, "squared_error")
+    >>> for _ in range(20):
+    ...     result = optimizer.step(x, 3 * x - 1)
+    ...     if result.status != "running":
+    ...         break
+    >>> round(module.weight.item(), 6), round(module.bias.item(), 6)
+    (3.0, -1.0)
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        criterion: Any = "squared_error",
+        *,
+        lr: float = 1.0,
+        damping: Any = "nielsen",
+        solver: str = "auto",
+        max_attempts: int = 10,
+        jacobian_max_rows: int | str | None = "auto",
+        selection: Any = None,
+        alpha: float = 0.0,
+        ftol: float | None = 1e-8,
+        xtol: float | None = 1e-8,
+        gtol: float | None = 1e-8,
+        seed: int | None = None,
+    ) -> None:
+        self.function = ModuleFunction(module)
+        self.criterion: Loss = resolve_loss(criterion)
+        self.damping: Damping = copy.deepcopy(resolve_damping(damping))
+        if self.damping.scaling == "auto" and any(p.ndim >= 2 for p in self.function.parameters.values()):
+            self.damping.scaling = "max"
+        self.selection: Selection | None = resolve_selection(selection)
+        self.solver = check_choice("solver", solver, ["auto", "cholesky", "qr", "svd"])
+        self.max_attempts = check_integer("max_attempts", max_attempts, minimum=1)
+        self.jacobian_max_rows = jacobian_max_rows
+        if jacobian_max_rows not in (None, "auto"):
+            check_integer("jacobian_max_rows", jacobian_max_rows, minimum=1)
+        self.tests = ConvergenceTests(ftol=ftol, xtol=xtol, gtol=gtol)
+        self.seed = secrets.randbits(48) if seed is None else check_integer("seed", seed, minimum=0)
+        self.n_steps = 0
+        check_real("lr", lr, above=0, below=2)
+        check_real("alpha", alpha, minimum=0)
+        super().__init__(list(self.function.parameters.values()), {"lr": lr, "alpha": alpha})
+
+    @property
+    def module(self) -> nn.Module:
+        return self.function.module
+
+    @property
+    def steps_per_sweep(self) -> int:
+        """Steps after which every parameter should have moved: 1 without a selection."""
+        return 1 if self.selection is None else self.selection.steps_per_sweep(self.function.sizes)
+
+    @torch.no_grad()
+    def step(self, inputs: Any, targets: Any, weights: Tensor | None = None) -> StepResult:  # type: ignore[override]
+        """Make one step on these data.
+
+        Parameters
+        ----------
+        inputs : Tensor, or nested tuples or dicts of tensors
+            Passed to the module: a dict as keyword arguments, a tuple as positional ones. First axis: samples.
+        targets : Tensor, or nested tuples or dicts of tensors
+            Passed to the loss; for the built-in losses (n_samples,) or (n_samples, n_outputs).
+        weights : Tensor of shape (n_samples,), default=None
+            Weight of every sample, >= 0; None for ones.
+
+        Returns
+        -------
+        StepResult
+        """
+        module = self.module
+        with preserved_rng(self.function.device), steady_batchnorm(module):
+            batch, point = self._evaluate(inputs, targets, weights)
+            if not math.isfinite(point.loss):
+                result = self._unmoved(point, "failed", f"the loss is {point.loss} at the current parameters")
+            else:
+                indices = self._indices()
+                problem, solver = self._linearize(batch, point, indices)
+                result = self._search(batch, point, indices, problem, solver)
+        self.n_steps += 1
+        return result
+
+    def _evaluate(self, inputs: Any, targets: Any, weights: Tensor | None) -> tuple[_Batch, _Point]:
+        """Step 1: outputs and losses at the current parameters."""
+        function, group = self.function, self.param_groups[0]
+        n_samples = count_samples(inputs)
+        if n_samples == 0:
+            raise ValueError("`inputs` must have at least one sample; got 0.")
+        theta = function.vector()
+        weights = _normalized(weights, n_samples, theta)
+        total = n_samples if weights is None else float(weights.sum())
+        share = theta.new_full((n_samples,), 1 / total) if weights is None else weights / total
+        penalized = function.per_element(lambda parameter: parameter.ndim >= 2)
+        penalty = group["alpha"] / total * penalized.to(theta)
+
+        before = rng_state(function.device)
+        outputs = function.outputs(theta, inputs)
+        draws = any(map(_differ, before, rng_state(function.device)))
+        targets = self.criterion.prepare(outputs, targets)
+        chunk = samples_per_chunk(self.jacobian_max_rows, n_samples, outputs.shape[1], theta)
+        seed = (self.seed + self.n_steps * 1_000_003) % 2**62 if draws else None
+        if draws:
+            outputs = function.outputs(theta, inputs, seed=seed, chunk=chunk)
+        batch = _Batch(inputs, targets, share, penalty, seed, chunk)
+        return batch, self._point(batch, theta, outputs)
+
+    def _point(self, batch: _Batch, theta: Tensor, outputs: Tensor) -> _Point:
+        values = self.criterion.value(outputs, batch.targets)
+        loss = batch.weights @ values + (batch.penalty * theta.square()).sum() / 2
+        return _Point(theta, outputs, values, float(loss))
+
+    def _indices(self) -> Tensor | None:
+        """Return the positions of the parameters that move in this step; None for all."""
+        function = self.function
+        chosen: Tensor | None = None
+        if self.selection is not None:
+            generator = torch.Generator().manual_seed((self.seed + self.n_steps) % 2**62)
+            chosen = self.selection.select(function.sizes, self.n_steps, generator).to(function.device)
+        if not all(p.requires_grad for p in function.parameters.values()):
+            trainable = function.per_element(lambda parameter: parameter.requires_grad)
+            chosen = trainable.nonzero()[:, 0] if chosen is None else chosen[trainable[chosen]]
+        if chosen is not None and len(chosen) == 0:
+            raise ValueError("no parameter is left to move: all those selected are frozen; unfreeze some.")
+        return chosen
+
+    def _linearize(self, batch: _Batch, point: _Point, indices: Tensor | None) -> tuple[SubProblem, str]:
+        """Step 2: the least-squares problem of this step."""
+        residual, factor = self.criterion.linearize(point.outputs, batch.targets)
+        root = batch.weights.sqrt()
+        residual = residual * root[:, None]
+        factor = factor * root[:, None, None]
+        theta, penalty = point.theta, batch.penalty
+        if indices is not None:
+            theta, penalty = theta[indices], penalty[indices]
+
+        def rows() -> Iterator[tuple[Tensor, Tensor]]:
+            blocks = self.function.rows(
+                point.theta, indices, batch.inputs, factor, seed=batch.seed, chunk=batch.chunk
+            )
+            for block, part in zip(blocks, residual.split(batch.chunk), strict=True):
+                yield block.flatten(0, 1), part.flatten()
+
+        solver, why = choose_solver(self.solver, residual.numel(), len(theta), theta.dtype)
+        return solver(rows(), penalty, theta), why
+
+    def _search(
+        self, batch: _Batch, point: _Point, indices: Tensor | None, problem: SubProblem, solver: str
+    ) -> StepResult:
+        """Steps 3 to 6: damping values until one lowers the loss, a test passes or the attempts are used up."""
+        if not bool(torch.isfinite(problem.diagonal).all() & torch.isfinite(problem.gradient).all()):
+            return self._unmoved(point, "failed", "the Jacobian is not finite at the current parameters", solver)
+        passed = self.tests.at_point(problem.gradient, problem.diagonal, problem.residual_norm)
+        if passed:
+            return self._unmoved(point, "converged", passed, solver)
+
+        lr = self.param_groups[0]["lr"]
+        scale = self.damping.scale(problem.diagonal, indices, self.function.n_params)
+        theta = point.theta if indices is None else point.theta[indices]
+        parameter_norm = float((scale * theta.square()).sum().sqrt())
+        gain_ratio, accepted, kept = math.nan, False, point
+        status = message = ""
+        for attempt in range(1, self.max_attempts + 1):
+            used = self.damping.value
+            direction = problem.solve(used * scale)
+            if direction is not None and bool(torch.isfinite(direction).all()):
+                step = lr * direction
+                damped = used * (scale * direction.square()).sum()
+                predicted = float(lr * ((1 - lr / 2) * problem.quadratic(direction) + damped))
+                trial = self._trial(batch, point, step, indices)
+                actual = self._reduction(batch, point, trial)
+                gain_ratio = actual / predicted if predicted > 0 else math.nan
+                accepted = gain_ratio > MINIMUM_GAIN_RATIO and trial.loss <= point.loss
+                kept = trial if accepted else point
+                message = self.tests.after_attempt(
+                    loss=point.loss,
+                    actual_reduction=actual,
+                    predicted_reduction=predicted,
+                    step_norm=float((scale * step.square()).sum().sqrt()),
+                    parameter_norm=parameter_norm,
+                )
+            at_maximum = used >= self.damping.maximum
+            if accepted:
+                self.damping.accepted(gain_ratio)
+            else:
+                self.damping.rejected()
+            self.damping.clip()
+            if accepted or message or at_maximum:
+                break
+        if accepted:
+            self.function.assign(kept.theta)
+        if message:
+            status = "converged"
+        elif accepted:
+            status = "running"
+        elif at_maximum:
+            status, message = "failed", f"no step lowers the loss with damping at its maximum {used:g}"
+        else:
+            status, message = "running", f"no step lowered the loss in {attempt} attempts"
+        return StepResult(
+            loss=kept.loss,
+            initial_loss=point.loss,
+            accepted=accepted,
+            attempts=attempt,
+            damping=used,
+            gain_ratio=gain_ratio,
+            status=status,
+            message=message,
+            solver=solver,
+            outputs=kept.outputs,
+        )
+
+    def _trial(self, batch: _Batch, point: _Point, step: Tensor, indices: Tensor | None) -> _Point:
+        theta = point.theta + step if indices is None else point.theta.index_add(0, indices, step)
+        outputs = self.function.outputs(theta, batch.inputs, seed=batch.seed, chunk=batch.chunk)
+        return self._point(batch, theta, outputs)
+
+    def _reduction(self, batch: _Batch, point: _Point, trial: _Point) -> float:
+        """Return F(point) - F(trial), added up from differences."""
+        penalty = batch.penalty * (point.theta - trial.theta) * (point.theta + trial.theta)
+        return float(batch.weights @ (point.values - trial.values) + penalty.sum() / 2)
+
+    def _unmoved(self, point: _Point, status: str, message: str, solver: str = "") -> StepResult:
+        return StepResult(
+            loss=point.loss,
+            initial_loss=point.loss,
+            accepted=False,
+            attempts=0,
+            damping=self.damping.value,
+            gain_ratio=math.nan,
+            status=status,
+            message=message,
+            solver=solver,
+            outputs=point.outputs,
+        )
+
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return learning rate, alpha, damping and step counter; with the module's own it resumes bit for bit."""
+        state = super().state_dict()
+        state["levenberg_marquardt"] = {
+            "n_steps": self.n_steps,
+            "seed": self.seed,
+            "damping": self.damping.state_dict(),
+        }
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take the state that `state_dict` returned."""
+        own = state_dict["levenberg_marquardt"]
+        super().load_state_dict({k: v for k, v in state_dict.items() if k != "levenberg_marquardt"})
+        self.n_steps, self.seed = own["n_steps"], own["seed"]
+        self.damping.load_state_dict(own["damping"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in _OWN_ATTRIBUTES}
+        return {**super().__getstate__(), **own}
+
+
+_OWN_ATTRIBUTES = (
+    "function",
+    "criterion",
+    "damping",
+    "selection",
+    "solver",
+    "max_attempts",
+    "jacobian_max_rows",
+    "tests",
+    "seed",
+    "n_steps",
+)
+
+
+def _normalized(weights: Tensor | None, n_samples: int, like: Tensor) -> Tensor | None:
+    """Return checked weights of shape (n_samples,)."""
+    if weights is None:
+        return None
+    weights = torch.as_tensor(weights).to(like).reshape(-1)
+    if len(weights) != n_samples:
+        raise ValueError(f"`weights` must have one number per sample; got {len(weights)} for {n_samples} samples.")
+    if not bool(torch.isfinite(weights).all() & (weights >= 0).all()) or not bool(weights.sum() > 0):
+        raise ValueError("`weights` must be finite and >= 0 with a positive sum; drop the samples that do not count.")
+    return weights
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    return not torch.equal(one, other)

@@ -1,0 +1,208 @@
+r"""The damped sub-problem: prepared once per step, solved for many damping values.
+
+With the rows A (m x p) and residuals r (m) of the weighted problem and the penalty a = alpha / W on some parameters, a step
+is
+
+    d = argmin |A d + r|^2 + sum_j a_j (theta_j + d_j)^2 + lambda sum_j D_jj d_j^2
+
+| solver | prepared once | for every lambda | right when |
+|---|---|---|---|
+| `Cholesky` | H = A'A + diag(a), g = A'r + a theta, chunk by chunk | factor H + lambda D | m >= p |
+| `DualCholesky` | all rows of A | factor I + A E^-1 A', E = diag(a) + lambda D (Woodbury) | m < p |
+| `QR` | R and Q'r of [A; sqrt(a)], chunk by chunk | QR of [R; sqrt(lambda D)] | few parameters, accuracy counts |
+| `SVD` | the same R, then singular values of R D^-1/2 | a sum over singular values | rank-deficient problems |
+
+QR and SVD never square the condition number (Bjorck 1996, "Numerical methods for least squares problems", section 2.4);
+the QR form is MINPACK's (More 1978, section 3). `reduce_rows` folds chunks into one triangle, so a tall A is never held
+as a whole. A factorisation that fails returns None, which counts as a rejected attempt.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+QR_MAX_PARAMS = 32  # up to here a QR of the rows costs little more than their Gram matrix
+GRAM_BLOCK = 256  # columns: only blocks on and above the diagonal are computed
+
+Rows = Iterable[tuple[Tensor, Tensor]]
+
+
+class SubProblem(abc.ABC):
+    """One step's least-squares problem.
+
+    Attributes
+    ----------
+    diagonal : Tensor of shape (p,)
+        Diagonal of H, the penalty included.
+    gradient : Tensor of shape (p,)
+        A'r + a theta.
+    residual_norm : float
+        Norm of (r, sqrt(a) theta).
+    """
+
+    diagonal: Tensor
+    gradient: Tensor
+    residual_norm: float
+
+    @abc.abstractmethod
+    def solve(self, damping: Tensor) -> Tensor | None:
+        """Return d for the damping diagonal lambda D (shape (p,), positive), or None when the factorisation fails."""
+
+    @abc.abstractmethod
+    def quadratic(self, direction: Tensor) -> Tensor:
+        """Return d'Hd >= 0 as a sum of squares where the form has one."""
+
+
+class Cholesky(SubProblem):
+    """Normal equations, accumulated in chunks; see the module text."""
+
+    def __init__(self, rows: Rows, penalty: Tensor, theta: Tensor) -> None:
+        n_params = len(theta)
+        gram = theta.new_zeros(n_params, n_params)
+        gradient = penalty * theta
+        square = (gradient * theta).sum()
+        for matrix, residual in rows:
+            add_gram(gram, matrix)
+            gradient = gradient + matrix.T @ residual
+            square = square + residual.square().sum()
+        upper = gram.triu(1)
+        self.curvature = upper + upper.T + torch.diag(gram.diagonal() + penalty)
+        self.diagonal = self.curvature.diagonal()
+        self.gradient = gradient
+        self.residual_norm = float(square.sqrt())
+
+    def solve(self, damping: Tensor) -> Tensor | None:
+        factor, info = torch.linalg.cholesky_ex(self.curvature + torch.diag(damping))
+        if int(info):
+            return None
+        return -torch.cholesky_solve(self.gradient[:, None], factor)[:, 0]
+
+    def quadratic(self, direction: Tensor) -> Tensor:
+        return (direction @ (self.curvature @ direction)).clamp_min(0)
+
+
+def add_gram(gram: Tensor, matrix: Tensor) -> None:
+    """Add matrix' matrix to the upper triangle of `gram`, block row by block row; what is below is not defined."""
+    n_params = len(gram)
+    for start in range(0, n_params, GRAM_BLOCK):
+        stop = min(start + GRAM_BLOCK, n_params)
+        gram[start:stop, start:].addmm_(matrix[:, start:stop].T, matrix[:, start:])
+
+
+class DualCholesky(SubProblem):
+    """Woodbury form with an m x m matrix; see the module text."""
+
+    def __init__(self, rows: Rows, penalty: Tensor, theta: Tensor) -> None:
+        self.matrix, self.residual = _stack(rows, theta)
+        self.penalty = penalty
+        self.pull = penalty * theta
+        self.diagonal = self.matrix.square().sum(0) + penalty
+        self.gradient = self.matrix.T @ self.residual + self.pull
+        self.residual_norm = float((self.residual.square().sum() + (self.pull * theta).sum()).sqrt())
+
+    def solve(self, damping: Tensor) -> Tensor | None:
+        inverse = 1 / (self.penalty + damping)
+        scaled = self.matrix * inverse
+        kernel = scaled @ self.matrix.T
+        kernel.diagonal().add_(1)
+        factor, info = torch.linalg.cholesky_ex(kernel)
+        if int(info):
+            return None
+        dual = torch.cholesky_solve((self.residual - scaled @ self.pull)[:, None], factor)[:, 0]
+        return -inverse * self.pull - scaled.T @ dual
+
+    def quadratic(self, direction: Tensor) -> Tensor:
+        return (self.matrix @ direction).square().sum() + (self.penalty * direction.square()).sum()
+
+
+class _Triangular(SubProblem):
+    """What QR and SVD share: the triangle R and Q'r of all rows, those of the penalty included."""
+
+    def __init__(self, rows: Rows, penalty: Tensor, theta: Tensor) -> None:
+        self.triangle, self.target, square = reduce_rows(rows, penalty, theta)
+        self.diagonal = self.triangle.square().sum(0)
+        self.gradient = self.triangle.T @ self.target
+        self.residual_norm = float(square.sqrt())
+
+    def quadratic(self, direction: Tensor) -> Tensor:
+        return (self.triangle @ direction).square().sum()
+
+
+def reduce_rows(rows: Rows, penalty: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return R (at most p rows), Q'r and |r|^2 of the stacked rows, holding one chunk and R at a time."""
+    root = penalty.sqrt()
+    penalized = root.nonzero()[:, 0]
+    extra = torch.diag(root)[penalized]
+    stacked = torch.cat([extra, (root * theta)[penalized, None]], 1)
+    square = stacked[:, -1].square().sum()
+    for matrix, residual in rows:
+        square = square + residual.square().sum()
+        stacked = torch.cat([stacked, torch.cat([matrix, residual[:, None]], 1)])
+        if len(stacked) > stacked.shape[1]:
+            stacked = torch.linalg.qr(stacked, mode="r")[1]
+    kept = stacked[: len(theta)]
+    return kept[:, :-1], kept[:, -1], square
+
+
+class QR(_Triangular):
+    """QR of the rows once, and of the triangle over the damping for every lambda; see the module text."""
+
+    def solve(self, damping: Tensor) -> Tensor | None:
+        n_params = len(damping)
+        upper = torch.cat([self.triangle, self.target[:, None]], 1)
+        lower = torch.cat([torch.diag(damping.sqrt()), damping.new_zeros(n_params, 1)], 1)
+        reduced = torch.linalg.qr(torch.cat([upper, lower]), mode="r")[1][:n_params]
+        if not bool((reduced[:, :-1].diagonal() != 0).all()):
+            return None
+        return -torch.linalg.solve_triangular(reduced[:, :-1], reduced[:, -1:], upper=True)[:, 0]
+
+
+class SVD(_Triangular):
+    """Singular values of the scaled triangle once per scaling, so that further damping values cost a product."""
+
+    def __init__(self, rows: Rows, penalty: Tensor, theta: Tensor) -> None:
+        super().__init__(rows, penalty, theta)
+        self._scale: Tensor | None = None
+
+    def solve(self, damping: Tensor) -> Tensor | None:
+        size = damping.max()
+        scale = (damping / size).sqrt()
+        if self._scale is None or not torch.allclose(scale, self._scale, rtol=1e-12, atol=0.0):
+            if not bool(torch.isfinite(self.triangle).all()):
+                return None
+            self._scale = scale
+            left, self._values, self._right = torch.linalg.svd(self.triangle / scale, full_matrices=False)
+            self._projected = left.T @ self.target
+        filtered = self._values / (self._values.square() + size) * self._projected
+        return -(self._right.T @ filtered) / self._scale
+
+
+def _stack(rows: Rows, theta: Tensor) -> tuple[Tensor, Tensor]:
+    parts = list(rows)
+    matrix = torch.cat([matrix for matrix, _ in parts]) if len(parts) != 1 else parts[0][0]
+    return matrix, torch.cat([residual for _, residual in parts])
+
+
+def choose_solver(name: str, n_rows: int, n_params: int, dtype: torch.dtype) -> tuple[type[SubProblem], str]:
+    """Return the solver for `name` and a sentence that says why.
+
+    Parameters
+    ----------
+    name : {"auto", "cholesky", "qr", "svd"}
+    n_rows, n_params : int
+        Shape of A.
+    dtype : torch.dtype
+    """
+    if name == "qr":
+        return QR, "qr, as asked"
+    if name == "svd":
+        return SVD, "svd, as asked"
+    if name == "auto" and n_params <= QR_MAX_PARAMS and dtype == torch.float64:
+        return QR, f"qr: {n_params} parameters in float64"
+    if n_rows >= n_params:
+        return Cholesky, f"cholesky: {n_rows} rows, {n_params} parameters"
+    return DualCholesky, f"cholesky of the dual: {n_rows} rows, {n_params} parameters"

@@ -1,0 +1,453 @@
+"""`LMRegressor` and `LMClassifier`: any `torch.nn.Module` fitted by Levenberg-Marquardt, as scikit-learn estimators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import numpy as np
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.utils.multiclass import check_classification_targets
+from torch import Tensor, nn
+
+from sklm._data import validate_labels, validate_real_targets
+from sklm._net import Data, LMNet
+from sklm.engine.losses import BinaryCrossEntropy, Loss, TorchLoss
+from sklm.modules import MLP
+
+Factory = type[nn.Module] | Callable[..., nn.Module] | nn.Module
+
+
+class LMRegressor(RegressorMixin, LMNet):
+    """Regression with any `torch.nn.Module`, fitted by Levenberg-Marquardt.
+
+    Minimises (1/W) sum_i w_i l(f(x_i), y_i) + (alpha / 2W) |weights|^2 over the parameters of the module f, with sample
+    weights w_i and their sum W.
+
+    Parameters
+    ----------
+    module : type, callable or torch.nn.Module, default=MLP
+        Class, factory function or instance; an instance is copied, never trained in place. ``n_features_in``,
+        ``n_outputs`` and ``feature_names_in`` (None without names) are passed when its signature asks for them; further
+        arguments are ``module__name``. Returns (n_samples,) or (n_samples, n_outputs). Where it has a method
+        ``init_from_data(X, y)``, with an optional ``sample_weight``, this is called with the training tensors before the
+        first step.
+    criterion : str, torch loss or sklm.losses.Loss, default="squared_error"
+        ``"squared_error"`` (half the squared error), ``"absolute_error"``, ``"huber"``, ``"soft_l1"``, ``"cauchy"``,
+        ``"poisson"`` (the module returns the logarithm of the mean, `predict` the mean); a torch loss class or instance,
+        in torch's scaling; a `sklm.losses.Loss` class or instance. Arguments are ``criterion__name``:
+        ``criterion__curvature`` is ``"ggn"`` (default where the loss has it) or ``"sqrt"``, ``criterion__delta`` the
+        outlier threshold in units of y.
+    lr : float in (0, 2), default=1.0
+        Step length; 1 is the full step. Mini-batches of noisy data want less.
+    damping : {"nielsen", "standard", "fletcher"} or sklm.damping.Damping, default="nielsen"
+        ``"nielsen"`` follows the gain ratio; ``"standard"`` is lambda I, x10 and x0.1; ``"fletcher"`` lambda diag(H).
+        Arguments are ``damping__initial``, ``damping__scaling``, ``damping__minimum``, ``damping__maximum`` and, for the
+        last two, ``damping__increase`` and ``damping__decrease``; see `sklm.damping`.
+    max_attempts : int, default=10
+        Damping factors tried per step.
+    solver : {"auto", "cholesky", "qr", "svd"}, default="auto"
+        Linear solver of the step, see `sklm.LevenbergMarquardt`.
+    jacobian_max_rows : int, None or "auto", default="auto"
+        Rows (samples times outputs) of the Jacobian computed at once; None for all, ``"auto"`` from free memory.
+    selection : {"random", "layer"}, sklm.selection.Selection or None, default=None
+        Parameters that move in a step; None for all. Arguments are ``selection__subset_size`` and ``selection__order``.
+    alpha : float, default=0.0
+        L2 penalty on weight matrices (parameters with two or more dimensions), as scikit-learn's MLP.
+    max_epochs : int, default=100
+        Passes over the data in one call of `fit` or `partial_fit`; a full batch makes one step per epoch.
+    batch_size : int, default=-1
+        Samples per step; -1 is the full batch, otherwise batches are drawn anew every epoch.
+    ftol, xtol, gtol : float or None, default=1e-8
+        Stop when the relative reduction of the loss, the relative step, or the cosine between residuals and Jacobian is at
+        most this, as MINPACK defines them; None disables a test. With mini-batches or a selection, a test must pass in
+        every step of an epoch or sweep.
+    early_stopping : bool, default=False
+        Split off a validation set, stop when its loss has not fallen for `n_iter_no_change` epochs, and restore the best
+        parameters.
+    validation_fraction : float in (0, 1), default=0.1
+        Share of the validation set, with `early_stopping` and without `train_split`.
+    n_iter_no_change : int, default=10
+        Epochs without a lower validation loss that stop, with `early_stopping`.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the present parameters.
+    random_state : int, RandomState instance or None, default=None
+        Seeds initial parameters, batches, splits, selections and dropout. None takes a fresh seed; the global generators
+        are never touched.
+    verbose : int, default=0
+        1 prints a line per epoch.
+    callbacks : list of skorch callbacks, "disable" or None, default=None
+        See skorch; ``"disable"`` also drops the default ones, and with them the history of losses.
+    train_split : callable or None, default=None
+        Splits off validation data as in skorch, for instance ``skorch.dataset.ValidSplit(5)``.
+    device : str or torch.device, default="auto"
+        ``"auto"`` is CUDA where there is a GPU, else the CPU.
+    dtype : {"auto", "float32", "float64"} or torch.dtype, default="auto"
+        ``"auto"`` is float32 for float32 X, else float64.
+    **kwargs
+        ``module__...``, ``criterion__...``, ``damping__...``, ``selection__...``, ``callbacks__...``.
+
+    Attributes
+    ----------
+    module_ : torch.nn.Module
+        The fitted module.
+    optimizer_ : sklm.LevenbergMarquardt
+    criterion_ : sklm.losses.Loss
+    history_ : skorch.history.History
+        ``train_loss`` (after the step, penalty included), ``valid_loss``, ``damping``, ``attempts``, ``gain_ratio`` per
+        epoch and batch, ``dur`` (seconds) per epoch.
+    loss_ : float
+        Training loss at the returned parameters; with mini-batches the mean over the batches of their epoch.
+    loss_curve_ : list of float
+        Training loss after every epoch.
+    n_iter_ : int
+        Epochs done.
+    converged_ : bool
+        Whether a stopping test passed.
+    message_ : str
+        Why training ended, with the value that decided.
+    n_features_in_, n_outputs_ : int
+    feature_names_in_ : ndarray of str
+        When X has column names.
+    device_ : torch.device
+    dtype_ : torch.dtype
+
+    Raises
+    ------
+    ValueError
+        From `fit`, for a parameter outside its domain, data that are not finite or do not fit the module, a criterion for
+        classification, or a device that is not there. The estimator is then as it was before.
+
+    See Also
+    --------
+    LMClassifier : The classifier.
+    LevenbergMarquardt : The engine, for a plain torch loop.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklm import LMRegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = LMRegressor(module__hidden_layer_sizes=(3,), early_stopping=True, random_state=0).fit(X, y)
+    >>> model.predict(X[:2]).shape
+    (2,)
+    """
+
+    def __init__(
+        self,
+        module: Factory = MLP,
+        *,
+        criterion: Any = "squared_error",
+        lr: float = 1.0,
+        damping: Any = "nielsen",
+        max_attempts: int = 10,
+        solver: str = "auto",
+        jacobian_max_rows: int | str | None = "auto",
+        selection: Any = None,
+        alpha: float = 0.0,
+        max_epochs: int = 100,
+        batch_size: int = -1,
+        ftol: float | None = 1e-8,
+        xtol: float | None = 1e-8,
+        gtol: float | None = 1e-8,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        warm_start: bool = False,
+        random_state: Any = None,
+        verbose: int = 0,
+        callbacks: Any = None,
+        train_split: Any = None,
+        device: Any = "auto",
+        dtype: Any = "auto",
+        **kwargs: Any,
+    ) -> None:
+        self._store(locals())
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> LMRegressor:
+        """Fit the module to data.
+
+        Parameters
+        ----------
+        X : array, frame or tensor of shape (n_samples, n_features), or dict of arrays, or torch Dataset
+            Inputs; more than two dimensions are passed on. A dict gives the keyword arguments of the module's forward.
+            A Dataset is read into memory.
+        y : array of shape (n_samples,) or (n_samples, n_outputs)
+            Targets; None when a Dataset has them.
+        sample_weight : array of shape (n_samples,), default=None
+            Weights >= 0, equivalent to repeated rows; for measurements with standard deviation sigma, 1 / sigma**2.
+
+        Returns
+        -------
+        self
+        """
+        self._fit(X, y, sample_weight, cold=not (self.warm_start and self.initialized_))
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> LMRegressor:
+        """Go on fitting from the present parameters for up to `max_epochs` epochs, as skorch does.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+        classes : None
+            Not used, for the sake of a common interface.
+
+        Returns
+        -------
+        self
+        """
+        self._fit(X, y, sample_weight, cold=not self.initialized_, warn=False)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict targets.
+
+        Parameters
+        ----------
+        X : as in `fit`
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs), as y in `fit`
+        """
+        mean = self._mean(X)
+        return mean[:, 0] if self._y_ndim == 1 else mean
+
+    @property
+    def predict_proba(self) -> NoReturn:
+        """Not for regressors."""
+        raise AttributeError(f"{type(self).__name__} has no predict_proba; use predict.")
+
+    def _encode(self, y: Any, *, reset: bool, classes: Any) -> tuple[np.ndarray, np.ndarray]:
+        y = validate_real_targets(y)
+        n_outputs = 1 if y.ndim == 1 else y.shape[1]
+        if reset:
+            self.n_outputs_, self._y_ndim = n_outputs, y.ndim
+        elif n_outputs != self.n_outputs_:
+            raise ValueError(f"`y` must have {self.n_outputs_} outputs, as in the fit before; got {n_outputs}.")
+        return y, y
+
+    def _n_module_outputs(self, data: Data) -> int:
+        return int(self.n_outputs_)
+
+
+class LMClassifier(ClassifierMixin, LMNet):
+    """Classification with any `torch.nn.Module`, fitted by Levenberg-Marquardt.
+
+    Minimises the mean cross-entropy of the class labels plus (alpha / 2W) |weights|^2, or another criterion.
+
+    Parameters
+    ----------
+    module : type, callable or torch.nn.Module, default=MLP
+        As in `LMRegressor`. Returns logits (n_samples, n_classes), or for two classes one column, the logit of the second
+        class (its probability where the criterion is `torch.nn.BCELoss`). ``n_outputs`` is the number of classes; 1 for
+        two classes, unless the criterion is a cross-entropy over columns.
+    criterion : str, torch loss or sklm.losses.Loss, default="log_loss"
+        ``"log_loss"``, softmax or for one column logistic; `torch.nn.CrossEntropyLoss`, `BCELoss`, `BCEWithLogitsLoss` or
+        another torch loss, class or instance; a `sklm.losses.Loss`. ``criterion__curvature`` is ``"ggn"`` (default where
+        the loss has it) or ``"sqrt"``.
+    alpha : float, default=1e-3
+        L2 penalty on weight matrices; separable classes have no finite optimum without one.
+    lr, damping, max_attempts, solver, jacobian_max_rows, selection, max_epochs, batch_size, ftol, xtol, gtol, \
+early_stopping, validation_fraction, n_iter_no_change, warm_start, random_state, verbose, callbacks, train_split, device, dtype
+        As in `LMRegressor`; the split of `early_stopping` is stratified.
+    **kwargs
+        ``module__...``, ``criterion__...``, ``damping__...``, ``selection__...``, ``callbacks__...``.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    n_outputs_ : int
+        Columns that the module returns.
+    module_, optimizer_, criterion_, history_, loss_, loss_curve_, n_iter_, converged_, message_, n_features_in_, \
+feature_names_in_, device_, dtype_
+        As in `LMRegressor`.
+
+    Raises
+    ------
+    ValueError
+        As in `LMRegressor`.
+
+    See Also
+    --------
+    LMRegressor : The regressor, with the text of the common parameters.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklm import LMClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = LMClassifier(module__hidden_layer_sizes=(3,), random_state=0).fit(X, y)
+    >>> bool(model.score(X, y) > 0.95)
+    True
+    """
+
+    def __init__(
+        self,
+        module: Factory = MLP,
+        *,
+        criterion: Any = "log_loss",
+        lr: float = 1.0,
+        damping: Any = "nielsen",
+        max_attempts: int = 10,
+        solver: str = "auto",
+        jacobian_max_rows: int | str | None = "auto",
+        selection: Any = None,
+        alpha: float = 1e-3,
+        max_epochs: int = 100,
+        batch_size: int = -1,
+        ftol: float | None = 1e-8,
+        xtol: float | None = 1e-8,
+        gtol: float | None = 1e-8,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        warm_start: bool = False,
+        random_state: Any = None,
+        verbose: int = 0,
+        callbacks: Any = None,
+        train_split: Any = None,
+        device: Any = "auto",
+        dtype: Any = "auto",
+        **kwargs: Any,
+    ) -> None:
+        self._store(locals())
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> LMClassifier:
+        """Fit the module to data.
+
+        Parameters
+        ----------
+        X : as in `LMRegressor.fit`
+        y : array of shape (n_samples,)
+            Class labels, numbers or strings; None when a Dataset has them.
+        sample_weight : array of shape (n_samples,), default=None
+            Weights >= 0, equivalent to repeated rows.
+
+        Returns
+        -------
+        self
+        """
+        self._fit(X, y, sample_weight, cold=not (self.warm_start and self.initialized_))
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> LMClassifier:
+        """Go on fitting from the present parameters for up to `max_epochs` epochs, as skorch does.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+        classes : array of shape (n_classes,), default=None
+            All class labels; used in the first call, where None takes those in y.
+
+        Returns
+        -------
+        self
+        """
+        self._fit(X, y, sample_weight, cold=not self.initialized_, classes=classes, warn=False)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict class labels.
+
+        Parameters
+        ----------
+        X : as in `fit`
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        labels: np.ndarray = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return labels
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Predict class probabilities.
+
+        Parameters
+        ----------
+        X : as in `fit`
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Columns in the order of `classes_`.
+        """
+        mean = self._mean(X)
+        if mean.shape[1] == 1 and len(self.classes_) == 2:
+            return np.hstack([1 - mean, mean])
+        return mean
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Return logits.
+
+        Parameters
+        ----------
+        X : as in `fit`
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) for two classes, positive for the second one; else (n_samples, n_classes)
+        """
+        loss = _twin_or_self(self.criterion_)
+        is_probability = isinstance(loss, BinaryCrossEntropy) and not loss.from_logits
+        outputs = self._outputs(X)
+        logits: np.ndarray = (outputs.logit() if is_probability else outputs).numpy()
+        if len(self.classes_) == 2:
+            return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
+        return logits
+
+    def _encode(self, y: Any, *, reset: bool, classes: Any) -> tuple[np.ndarray, np.ndarray]:
+        y = validate_labels(y)
+        check_classification_targets(y)
+        if reset:
+            self.classes_ = np.unique(y if classes is None else validate_labels(classes))
+        codes = np.searchsorted(self.classes_, y).clip(max=len(self.classes_) - 1)
+        unknown = self.classes_[codes] != y
+        if np.any(unknown):
+            raise ValueError(
+                f"`y` has labels that are not among the classes {list(self.classes_)}: {list(np.unique(y[unknown])[:5])}. "
+                "Pass all labels as `classes` in the first call of `partial_fit`, or `fit` anew."
+            )
+        return y, codes.astype(np.int64)
+
+    def _n_module_outputs(self, data: Data) -> int:
+        n_classes = len(self.classes_)
+        if n_classes == 2 and not _needs_columns(self.criterion):
+            return 1
+        return n_classes
+
+    def _fit_criterion(self, loss: Loss, outputs: Tensor) -> Loss:
+        self.n_outputs_ = n_outputs = outputs.shape[1]
+        n_classes = len(self.classes_)
+        if n_outputs == 1 and n_classes == 2 and self.criterion == "log_loss":
+            loss = BinaryCrossEntropy(curvature=loss.curvature)
+        one_column = isinstance(_twin_or_self(loss), BinaryCrossEntropy)
+        if n_outputs != (1 if one_column else n_classes) or (one_column and n_classes > 2):
+            raise ValueError(
+                f"`module` must return {'one column' if one_column else f'{n_classes} columns, one per class'} for "
+                f"{n_classes} classes with criterion {self.criterion!r}; it returned {n_outputs}."
+            )
+        return loss
+
+    def _strata(self, data: Data, n_valid: int) -> np.ndarray | None:
+        """Return the labels, unless a class is too small to be on both sides of the split."""
+        labels, counts = np.unique(data.y, return_counts=True)
+        n_smaller = min(n_valid, len(data) - n_valid)
+        return data.y if counts.min() >= 2 and n_smaller >= len(labels) else None
+
+
+def _twin_or_self(loss: Loss) -> Loss:
+    return loss.twin if isinstance(loss, TorchLoss) and loss.twin is not None else loss
+
+
+def _needs_columns(criterion: Any) -> bool:
+    """Return whether the criterion needs one column per class, also for two classes."""
+    flexible = criterion == "log_loss"
+    kinds = (BinaryCrossEntropy, nn.BCELoss, nn.BCEWithLogitsLoss)
+    one_column = isinstance(criterion, kinds) or (isinstance(criterion, type) and issubclass(criterion, kinds))
+    return not (flexible or one_column)

@@ -1,0 +1,132 @@
+"""The default network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "tanh": nn.Tanh,
+    "logistic": nn.Sigmoid,
+    "relu": nn.ReLU,
+    "softplus": nn.Softplus,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "identity": nn.Identity,
+}
+
+
+class MLP(nn.Module):
+    """Fully connected network that scales its own inputs and outputs.
+
+    Inputs are standardised inside the module, and so are real-valued targets, with the statistics of the training data
+    (`init_from_data`), so tables in any units fit without a scaler in front. Hidden layers with a sigmoid start as Nguyen
+    and Widrow (1990, "Improving the learning speed of 2-layer neural networks") proposed: the slopes of the units tile the
+    range of the inputs.
+
+    Parameters
+    ----------
+    n_features_in, n_outputs : int
+        Sizes of input and output.
+    hidden_layer_sizes : int or sequence of int, default=(20,)
+        Units of every hidden layer; empty for a linear model.
+    activation : {"tanh", "logistic", "relu", "softplus", "silu", "gelu", "identity"}, default="tanh"
+        Activation of the hidden layers. Smooth ones suit Levenberg-Marquardt.
+
+    Raises
+    ------
+    ValueError
+        For a layer size below 1 or an unknown activation.
+
+    Examples
+    --------
+    >>> from sklm import MLP
+    >>> MLP(3, 1, hidden_layer_sizes=(5,))(torch.zeros(2, 3)).shape
+    torch.Size([2, 1])
+    """
+
+    x_mean: Tensor
+    x_scale: Tensor
+    y_mean: Tensor
+    y_scale: Tensor
+
+    def __init__(
+        self,
+        n_features_in: int,
+        n_outputs: int,
+        hidden_layer_sizes: int | Sequence[int] = (20,),
+        activation: str = "tanh",
+    ) -> None:
+        super().__init__()
+        hidden = [hidden_layer_sizes] if isinstance(hidden_layer_sizes, int) else list(hidden_layer_sizes)
+        if any(isinstance(size, bool) or int(size) != size or size < 1 for size in hidden):
+            raise ValueError(f"`module__hidden_layer_sizes` must be integers >= 1; got {hidden_layer_sizes!r}.")
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"`module__activation` must be one of {', '.join(map(repr, ACTIVATIONS))}; got {activation!r}."
+            )
+        sizes = [n_features_in, *map(int, hidden)]
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+            linear = nn.Linear(fan_in, fan_out)
+            if activation in ("tanh", "logistic"):
+                nguyen_widrow_(linear, steepness=1.0 if activation == "tanh" else 2.0)
+            layers += [linear, ACTIVATIONS[activation]()]
+        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], n_outputs))
+        self.register_buffer("x_mean", torch.zeros(n_features_in))
+        self.register_buffer("x_scale", torch.ones(n_features_in))
+        self.register_buffer("y_mean", torch.zeros(n_outputs))
+        self.register_buffer("y_scale", torch.ones(n_outputs))
+
+    def init_from_data(self, X: Tensor, y: Tensor, sample_weight: Tensor | None = None) -> None:
+        """Set the scaling from the training data.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n_samples, n_features_in)
+        y : Tensor of shape (n_samples,) or (n_samples, n_outputs)
+            Targets in units of the outputs; integers are class indices, which have no scale.
+        sample_weight : Tensor of shape (n_samples,), default=None
+            Weights, equivalent to repeated rows.
+        """
+        self.x_mean, self.x_scale = _mean_and_scale(X, sample_weight)
+        if y.is_floating_point():
+            self.y_mean, self.y_scale = _mean_and_scale(y.reshape(len(y), -1), sample_weight)
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Return outputs of shape (n_samples, n_outputs)."""
+        return self.layers((X - self.x_mean) / self.x_scale) * self.y_scale + self.y_mean
+
+
+def nguyen_widrow_(linear: nn.Linear, *, steepness: float = 1.0) -> None:
+    """Initialise a hidden layer in place so that its units tile the range of standardised inputs.
+
+    With h units and n inputs the weights get norm 0.7 h^(1/n), and the biases spread evenly over plus and minus this norm;
+    inputs are taken to fill plus and minus sqrt(3), the range of a uniform variable of unit variance.
+
+    Parameters
+    ----------
+    linear : torch.nn.Linear
+    steepness : float, default=1.0
+        Factor on weights and biases: 2 for the logistic function, half as steep as tanh.
+    """
+    units, fan_in = linear.weight.shape
+    size = 0.7 * units ** (1 / max(fan_in, 1)) * steepness
+    with torch.no_grad():
+        direction = torch.randn_like(linear.weight)
+        direction /= direction.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        linear.weight.copy_(size / math.sqrt(3) * direction)
+        spread = torch.linspace(-size, size, units) if units > 1 else torch.zeros(1)
+        linear.bias.copy_(spread[torch.randperm(units)])
+
+
+def _mean_and_scale(values: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return weighted mean and standard deviation of the columns; 1 where a column is constant."""
+    share = torch.full_like(values[:, 0], 1 / len(values)) if weights is None else weights / weights.sum()
+    mean = share @ values
+    scale = (share @ (values - mean).square()).sqrt()
+    rounding = 10 * torch.finfo(values.dtype).eps * mean.abs()
+    return mean, torch.where(scale > rounding, scale, 1.0)
