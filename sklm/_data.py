@@ -9,23 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.utils.validation import check_array, check_consistent_length, column_or_1d, validate_data
 from torch import Tensor
 
-from sklm.engine.jacobian import count_samples, map_tensors
+from sklm.engine.jacobian import count_samples, map_tensors, tensors
 
+MERGE_BYTES = 4 * 2**20
 LOAD_ROWS = 1024  # items of a torch Dataset collated at once
 
 
 class Batch(tuple[Any, Any]):
-    """The pair (inputs, labels) with `targets` and `weights` (or None) as attributes."""
+    """The pair (inputs, labels) with `targets` and `weights` (or None) as attributes, and the batch that follows."""
 
     targets: Any
     weights: Tensor | None
+    following: Batch | None = None
 
     def __new__(cls, inputs: Any, labels: Any, targets: Any, weights: Tensor | None) -> Batch:
         """Build the pair and attach what the engine needs."""
@@ -64,8 +67,7 @@ class TensorData:
     def take(self, index: Any) -> Batch:
         """Return the samples at `index` (slice, or array of positions)."""
         if isinstance(index, np.ndarray):
-            device = self.weights.device if self.weights is not None else _device(self.X)
-            at: Any = torch.as_tensor(index, device=device)
+            at: Any = torch.as_tensor(index, device=tensors(self.X)[0].device)
         else:
             at = index
 
@@ -79,16 +81,33 @@ class TensorData:
             None if self.weights is None else pick(self.weights),
         )
 
-    def subset(self, index: Any) -> TensorData:
-        """Return the samples at `index` as data of their own."""
+    def subset(self, index: Any) -> Self:
+        """Return the samples at `index` as data of their own, of the same class."""
         batch = self.take(index)
-        return TensorData(batch[0], batch[1], batch.targets, batch.weights)
+        return type(self)(batch[0], batch[1], batch.targets, batch.weights)
 
 
-def _device(inputs: Any) -> torch.device:
-    found: list[torch.device] = []
-    map_tensors(lambda tensor: (found.append(tensor.device), tensor)[1], inputs)
-    return found[0]
+DataT = TypeVar("DataT", bound=TensorData)
+
+
+def merge_repeated_rows(data: DataT, dtype: torch.dtype) -> DataT:
+    """Return `data` with each distinct row once, in a fixed order, and how often it occurs as its weight.
+
+    Then weights equal repeated rows, and the order of rows plays no part, to the last bit. Data of more than
+    `MERGE_BYTES` are returned as they are: there sorting would cost more than the last bit is worth.
+    """
+    columns = [
+        part.detach().cpu().reshape(len(data), -1).contiguous().numpy() for part in (*tensors(data.X), data.targets)
+    ]
+    if sum(column.nbytes for column in columns) > MERGE_BYTES:
+        return data
+    rows = np.hstack([column.view(np.uint8) for column in columns])
+    rows = np.ascontiguousarray(rows).view(f"V{rows.shape[1]}")[:, 0]
+    _, first, group = np.unique(rows, return_index=True, return_inverse=True)
+    weights = None if data.weights is None else data.weights.double().cpu().numpy()
+    merged = data.subset(first)
+    merged.weights = torch.as_tensor(np.bincount(group, weights=weights)).to(data.targets.device, dtype)
+    return merged
 
 
 class Batches:
@@ -103,9 +122,7 @@ class Batches:
         Called once per pass for the seed of its order; None keeps the order.
     """
 
-    def __init__(
-        self, data: TensorData, batch_size: int, epoch_seed: Callable[[], int] | None = None
-    ) -> None:
+    def __init__(self, data: TensorData, batch_size: int, epoch_seed: Callable[[], int] | None = None) -> None:
         self.data = data
         self.batch_size = len(data) if batch_size == -1 else min(batch_size, len(data))
         self.epoch_seed = epoch_seed
@@ -123,9 +140,19 @@ class Batches:
         if self.epoch_seed is not None:
             generator = torch.Generator().manual_seed(self.epoch_seed())
             order = torch.randperm(n_samples, generator=generator).numpy()
-        for start in range(0, n_samples, self.batch_size):
-            span = slice(start, start + self.batch_size)
-            yield self.data.take(span if order is None else order[span])
+        batch = first = self._take(0, order)
+        for start in range(self.batch_size, n_samples, self.batch_size):
+            following = self._take(start, order)
+            batch.following = following
+            yield batch
+            batch.following, batch = None, following  # no chain that keeps an epoch alive
+        batch.following = first
+        yield batch
+        batch.following = None
+
+    def _take(self, start: int, order: np.ndarray | None) -> Batch:
+        span = slice(start, start + self.batch_size)
+        return self.data.take(span if order is None else order[span])
 
 
 def is_dataset(X: Any) -> bool:
@@ -163,7 +190,7 @@ def validate_inputs(estimator: Any, X: Any, *, reset: bool) -> Any:
     Arrays and frames become float32 or float64; integer tensors, and integer arrays in a dict, stay integers (for
     embeddings). Sets `n_features_in_` and `feature_names_in_` on `estimator` where `reset`, else compares with them.
     """
-    if isinstance(X, Mapping):
+    if isinstance(X, Mapping) and not issparse(X):  # a scipy dok_matrix is a dict
         return _validate_dict(estimator, X, reset=reset)
     keeps_integers = isinstance(X, Tensor) and not X.is_floating_point()
     return validate_data(

@@ -3,7 +3,8 @@
 skorch gives the training loop, history, callbacks, saving and loading. What is bent, and why:
 
 * `__init__` stores the arguments and nothing else; `history_`, `initialized_` and `virtual_params_` are class-level
-  defaults, and parameter names come from the signature plus the keys with ``__`` (scikit-learn's contract).
+  defaults, and parameter names come from the signature plus the keys with ``__``, which live in the private dict
+  `_prefixed` (scikit-learn's contract: no public attribute that the signature does not name).
 * `initialize` needs the data: the module may ask for ``n_features_in``, ``n_outputs`` and ``feature_names_in``.
 * Data are validated as scikit-learn does, made tensors once, and batches are slices of them (skorch's default path costs
   9 ms per 1000 rows). Batches are pairs (inputs, labels as the user gave them), so scoring callbacks compare with
@@ -43,13 +44,14 @@ from sklm._data import (
     TensorData,
     is_dataset,
     load_dataset,
+    merge_repeated_rows,
     to_tensors,
     validate_inputs,
 )
 from sklm.engine import LevenbergMarquardt
 from sklm.engine._checks import check_choice, check_integer, check_keywords, check_real, did_you_mean
 from sklm.engine.damping import resolve_damping
-from sklm.engine.jacobian import call_module, preserved_rng
+from sklm.engine.jacobian import call_module, preserved_rng, tensors
 from sklm.engine.losses import Loss, resolve_loss
 from sklm.engine.selection import resolve_selection
 
@@ -100,8 +102,19 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 )
         for name in self._signature_names():
             setattr(self, name, arguments[name])
-        for name, value in dunder.items():
-            setattr(self, name, value)
+        self._prefixed = dict(dunder)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return vars(self)["_prefixed"][name]
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
+
+    def __setattr__(self, name: str, attr: Any) -> None:
+        if self._is_dunder(name):
+            super().__setattr__("_prefixed", {**self._prefixed, name: attr})
+        else:
+            super().__setattr__(name, attr)
 
     # ------------------------------------------------------------------ scikit-learn parameters
 
@@ -115,7 +128,11 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         return bool(prefix in PREFIXES and separator and rest)
 
     def _get_param_names(self) -> list[str]:
-        return self._signature_names() + sorted(filter(self._is_dunder, vars(self)))
+        return self._signature_names() + sorted(self._prefixed)
+
+    def _get_params_for(self, prefix: str) -> dict[str, Any]:
+        start = prefix + "__"
+        return {name.removeprefix(start): value for name, value in self._prefixed.items() if name.startswith(start)}
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters, those with a prefix (``module__...``) included.
@@ -218,9 +235,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             X, from_dataset = load_dataset(X)
             y = from_dataset if y is None else y
         if y is None:
-            raise ValueError(
-                f"This {type(self).__name__} estimator requires y to be passed, but the target y is None."
-            )
+            raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
         arrays = validate_inputs(self, X, reset=reset)
         labels, targets = self._encode(y, reset=reset, classes=classes)
         one = next(iter(arrays.values())) if isinstance(arrays, dict) else arrays
@@ -235,7 +250,9 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         convert = partial(to_tensors, dtype=self.dtype_, device=self.device_)
         data = Data(convert(arrays), labels, convert(targets), None if weights is None else convert(weights))
         if weights is not None and not weights.all():
-            return Data(**vars(data.subset(np.flatnonzero(weights))))  # weight 0 is a row that is not there
+            data = data.subset(np.flatnonzero(weights))  # weight 0 is a row that is not there
+        if self.batch_size == -1 and not (self.early_stopping or self.train_split or isinstance(self.callbacks, list)):
+            data = merge_repeated_rows(data, self.dtype_)  # where nothing sees the rows one by one
         return data
 
     def _prediction_data(self, X: Any) -> TensorData:
@@ -246,7 +263,9 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             return X.dataset.subset(np.asarray(X.indices))
         if is_dataset(X):
             X, _ = load_dataset(X)
-        return TensorData(to_tensors(validate_inputs(self, X, reset=False), self.dtype_, self.device_))
+        arrays = validate_inputs(self, X, reset=False)
+        dtype = torch.promote_types(self.dtype_, _resolve_dtype("auto", arrays, self.device_))
+        return TensorData(to_tensors(arrays, dtype, self.device_))
 
     def _to_data(self, part: Any) -> TensorData:
         """Return a part of a training split as data: ours, or a Dataset that a user's `train_split` returned."""
@@ -529,7 +548,9 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         """
         run = self._run
         self._set_training(True)
-        result = self.optimizer_.step(batch[0], batch.targets, batch.weights)
+        following = batch.following
+        fresh = None if following is None else (following[0], following.targets, following.weights)
+        result = self.optimizer_.step(batch[0], batch.targets, batch.weights, fresh=fresh)
         if not math.isfinite(result.loss) and not run.n_steps:
             raise ValueError(
                 f"{result.message}, the first ones; check the initial values of the module and the scale of X and y."
@@ -566,9 +587,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         if run.settled >= run.steps_needed:
             run.message = "Converged: " + run.reason if run.status == "converged" else "Stopped: " + run.reason
         elif self.early_stopping and waited >= self.n_iter_no_change:
-            run.message = (
-                f"Stopped early: no validation loss below {run.best_score:.6g} in the last {waited} epochs"
-            )
+            run.message = f"Stopped early: no validation loss below {run.best_score:.6g} in the last {waited} epochs"
 
     def _finish(self, message: str, *, restore: bool) -> None:
         """Set the fitted attributes; with `restore`, go back to the best parameters of this run."""
@@ -603,8 +622,14 @@ class LMNet(skorch.NeuralNet, abc.ABC):
     # ------------------------------------------------------------------ inference
 
     def infer(self, x: Any, **fit_params: Any) -> Tensor:
-        """Return the module's output for inputs on its device: a dict as keyword arguments."""
-        output: Tensor = call_module(self.module_, x)
+        """Return the module's output for inputs on its device: a dict as keyword arguments.
+
+        Inputs in float64 are computed in float64 also by a module fitted in float32.
+        """
+        module = self.module_
+        if any(tensor.dtype == torch.float64 for tensor in tensors(x)) and self.dtype_ != torch.float64:
+            module = copy.deepcopy(module).double()
+        output: Tensor = call_module(module, x)
         return output
 
     def evaluation_step(self, batch: Any, training: bool = False) -> Tensor:
@@ -636,7 +661,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
 
     def _mean(self, X: Any) -> np.ndarray:
         """Return the expected target for every sample, (n_samples, n_outputs): predictions or probabilities."""
-        mean: np.ndarray = self.criterion_.mean(self._outputs(X)).numpy()
+        outputs = self._outputs(X)
+        mean: np.ndarray = self.criterion_.mean(outputs).numpy()
         return mean
 
     # ------------------------------------------------------------------ saving

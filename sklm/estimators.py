@@ -215,6 +215,11 @@ class LMRegressor(RegressorMixin, LMNet):
         mean = self._mean(X)
         return mean[:, 0] if self._y_ndim == 1 else mean
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
     @property
     def predict_proba(self) -> NoReturn:
         """Not for regressors."""
@@ -248,7 +253,7 @@ class LMClassifier(ClassifierMixin, LMNet):
         ``"log_loss"``, softmax or for one column logistic; `torch.nn.CrossEntropyLoss`, `BCELoss`, `BCEWithLogitsLoss` or
         another torch loss, class or instance; a `sklm.losses.Loss`. ``criterion__curvature`` is ``"ggn"`` (default where
         the loss has it) or ``"sqrt"``.
-    alpha : float, default=1e-3
+    alpha : float, default=0.01
         L2 penalty on weight matrices; separable classes have no finite optimum without one.
     lr, damping, max_attempts, solver, jacobian_max_rows, selection, max_epochs, batch_size, ftol, xtol, gtol, \
 early_stopping, validation_fraction, n_iter_no_change, warm_start, random_state, verbose, callbacks, train_split, device, dtype
@@ -296,7 +301,7 @@ feature_names_in_, device_, dtype_
         solver: str = "auto",
         jacobian_max_rows: int | str | None = "auto",
         selection: Any = None,
-        alpha: float = 1e-3,
+        alpha: float = 0.01,
         max_epochs: int = 100,
         batch_size: int = -1,
         ftol: float | None = 1e-8,
@@ -362,7 +367,8 @@ feature_names_in_, device_, dtype_
         -------
         ndarray of shape (n_samples,)
         """
-        labels: np.ndarray = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        codes = self.predict_proba(X).argmax(axis=1)
+        labels: np.ndarray = self.classes_[codes]
         return labels
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -393,9 +399,9 @@ feature_names_in_, device_, dtype_
         -------
         ndarray of shape (n_samples,) for two classes, positive for the second one; else (n_samples, n_classes)
         """
+        outputs = self._outputs(X)
         loss = _twin_or_self(self.criterion_)
         is_probability = isinstance(loss, BinaryCrossEntropy) and not loss.from_logits
-        outputs = self._outputs(X)
         logits: np.ndarray = (outputs.logit() if is_probability else outputs).numpy()
         if len(self.classes_) == 2:
             return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]

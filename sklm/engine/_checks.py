@@ -57,9 +57,7 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
     choices = list(choices)
     if not isinstance(value, str) or value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(
-            f"`{name}` must be one of {listed}; got {value!r}{did_you_mean(value, choices)}"
-        )
+        raise ValueError(f"`{name}` must be one of {listed}; got {value!r}{did_you_mean(value, choices)}")
     return value
 
 

@@ -116,9 +116,7 @@ class Damping(abc.ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return all attributes, settings included, as numbers, strings and tensors."""
-        return {
-            name: value.clone() if isinstance(value, Tensor) else value for name, value in vars(self).items()
-        }
+        return {name: value.clone() if isinstance(value, Tensor) else value for name, value in vars(self).items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Set the attributes that `state_dict` returned."""

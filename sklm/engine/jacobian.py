@@ -58,13 +58,17 @@ def count_samples(inputs: Any) -> int:
     return lengths.pop()
 
 
-def call_module(module: nn.Module, inputs: Any, parameters: Mapping[str, Tensor] | None = None) -> Any:
-    """Call `module`: a dict gives keyword arguments, a tuple positional ones, a tensor the single argument."""
-    keywords = inputs if isinstance(inputs, Mapping) else {}
-    arguments = () if keywords else inputs if isinstance(inputs, (tuple, list)) else (inputs,)
-    if parameters is None:
-        return module(*arguments, **keywords)
-    return torch.func.functional_call(module, dict(parameters), tuple(arguments), dict(keywords))
+def split_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return positional and keyword arguments: a dict gives the latter, a tuple the former, a tensor is the only one."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
+
+
+def call_module(module: nn.Module, inputs: Any) -> Any:
+    """Call `module` with its inputs, see `split_arguments`."""
+    arguments, keywords = split_arguments(inputs)
+    return module(*arguments, **keywords)
 
 
 @contextmanager
@@ -167,6 +171,7 @@ class ModuleFunction:
             )
         self.sizes = {name: p.numel() for name, p in self.parameters.items()}
         self.n_params = sum(self.sizes.values())
+        self.has_ties = len(list(module.named_parameters(remove_duplicate=False))) > len(list(module.parameters()))
         self.vmap_works = True
 
     @property
@@ -193,9 +198,7 @@ class ModuleFunction:
 
     def per_element(self, value: Callable[[nn.Parameter], bool]) -> Tensor:
         """Return a boolean tensor of shape (n_params,) with `value(parameter)` for each element of each parameter."""
-        return torch.cat(
-            [torch.full((p.numel(),), value(p), device=p.device) for p in self.parameters.values()]
-        )
+        return torch.cat([torch.full((p.numel(),), value(p), device=p.device) for p in self.parameters.values()])
 
     def outputs(self, vector: Tensor, inputs: Any, *, seed: int | None = None, chunk: int = 0) -> Tensor:
         """Return the outputs at `vector`, of shape (n_samples, n_outputs).
@@ -268,10 +271,9 @@ class ModuleFunction:
 
     def _call(self, vector: Tensor, inputs: Any) -> Tensor:
         parts = vector.split(list(self.sizes.values()))
-        named = {
-            name: part.view(p.shape) for (name, p), part in zip(self.parameters.items(), parts, strict=True)
-        }
-        output = call_module(self.module, inputs, named)
+        named = {name: part.view(p.shape) for (name, p), part in zip(self.parameters.items(), parts, strict=True)}
+        arguments, keywords = split_arguments(inputs)
+        output = torch.func.functional_call(self.module, named, arguments, keywords, tie_weights=self.has_ties)
         if not isinstance(output, Tensor):
             raise ValueError(f"`module` must return a tensor; got {type(output).__name__}.")
         return output

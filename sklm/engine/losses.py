@@ -502,8 +502,10 @@ class TorchLoss(Loss):
             named = targets[targets != self.criterion.ignore_index]
             CrossEntropy().prepare(outputs[: len(named)], named)
             return targets
-        if isinstance(targets, Tensor) and targets.numel() == outputs.numel() and (
-            self.twin is not None or targets.is_floating_point()
+        if (
+            isinstance(targets, Tensor)
+            and targets.numel() == outputs.numel()
+            and (self.twin is not None or targets.is_floating_point())
         ):
             return like_outputs(outputs, targets, self)
         return targets if self.twin is None else self.twin.prepare(outputs, targets)

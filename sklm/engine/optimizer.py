@@ -214,7 +214,9 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         return 1 if self.selection is None else self.selection.steps_per_sweep(self.function.sizes)
 
     @torch.no_grad()
-    def step(self, inputs: Any, targets: Any, weights: Tensor | None = None) -> StepResult:  # type: ignore[override]
+    def step(  # type: ignore[override]
+        self, inputs: Any, targets: Any, weights: Tensor | None = None, *, fresh: tuple[Any, ...] | None = None
+    ) -> StepResult:
         """Make one step on these data.
 
         Parameters
@@ -225,6 +227,10 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             Passed to the loss; for the built-in losses (n_samples,) or (n_samples, n_outputs).
         weights : Tensor of shape (n_samples,), default=None
             Weight of every sample, >= 0; None for ones.
+        fresh : tuple (inputs, targets) or (inputs, targets, weights), default=None
+            Another mini-batch. A batch with fewer rows than parameters can be fitted exactly whatever it says, so its own
+            loss cannot judge a step: with `fresh`, such a step gets one attempt, judged by the mean reduction on both
+            batches, and only the gradient test can stop. Other batches do not use it.
 
         Returns
         -------
@@ -237,12 +243,15 @@ class LevenbergMarquardt(torch.optim.Optimizer):
                 result = self._unmoved(point, "failed", f"the loss is {point.loss} at the current parameters")
             else:
                 indices = self._indices()
-                problem, solver = self._linearize(batch, point, indices)
-                result = self._search(batch, point, indices, problem, solver)
+                problem, n_rows, solver = self._linearize(batch, point, indices)
+                judges = [(batch, point)]
+                if fresh is not None and n_rows < len(problem.gradient):
+                    judges.append(self._evaluate(*fresh))
+                result = self._search(judges, indices, problem, solver)
         self.n_steps += 1
         return result
 
-    def _evaluate(self, inputs: Any, targets: Any, weights: Tensor | None) -> tuple[_Batch, _Point]:
+    def _evaluate(self, inputs: Any, targets: Any, weights: Tensor | None = None) -> tuple[_Batch, _Point]:
         """Step 1: outputs and losses at the current parameters."""
         function, group = self.function, self.param_groups[0]
         n_samples = count_samples(inputs)
@@ -285,8 +294,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             raise ValueError("no parameter is left to move: all those selected are frozen; unfreeze some.")
         return chosen
 
-    def _linearize(self, batch: _Batch, point: _Point, indices: Tensor | None) -> tuple[SubProblem, str]:
-        """Step 2: the least-squares problem of this step."""
+    def _linearize(self, batch: _Batch, point: _Point, indices: Tensor | None) -> tuple[SubProblem, int, str]:
+        """Step 2: the least-squares problem of this step, its number of rows, and the reason for its solver."""
         residual, factor = self.criterion.linearize(point.outputs, batch.targets)
         root = batch.weights.sqrt()
         residual = residual * root[:, None]
@@ -296,19 +305,22 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             theta, penalty = theta[indices], penalty[indices]
 
         def rows() -> Iterator[tuple[Tensor, Tensor]]:
-            blocks = self.function.rows(
-                point.theta, indices, batch.inputs, factor, seed=batch.seed, chunk=batch.chunk
-            )
+            blocks = self.function.rows(point.theta, indices, batch.inputs, factor, seed=batch.seed, chunk=batch.chunk)
             for block, part in zip(blocks, residual.split(batch.chunk), strict=True):
                 yield block.flatten(0, 1), part.flatten()
 
         solver, why = choose_solver(self.solver, residual.numel(), len(theta), theta.dtype)
-        return solver(rows(), penalty, theta), why
+        return solver(rows(), penalty, theta), residual.numel(), why
 
     def _search(
-        self, batch: _Batch, point: _Point, indices: Tensor | None, problem: SubProblem, solver: str
+        self, judges: list[tuple[_Batch, _Point]], indices: Tensor | None, problem: SubProblem, solver: str
     ) -> StepResult:
-        """Steps 3 to 6: damping values until one lowers the loss, a test passes or the attempts are used up."""
+        """Steps 3 to 6: damping values until one lowers the loss, a test passes or the attempts are used up.
+
+        The first of `judges` is the batch of the step; with a second one, both judge a single attempt.
+        """
+        _, point = judges[0]
+        alone = len(judges) == 1
         if not bool(torch.isfinite(problem.diagonal).all() & torch.isfinite(problem.gradient).all()):
             return self._unmoved(point, "failed", "the Jacobian is not finite at the current parameters", solver)
         passed = self.tests.at_point(problem.gradient, problem.diagonal, problem.residual_norm)
@@ -321,25 +333,26 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         parameter_norm = float((scale * theta.square()).sum().sqrt())
         gain_ratio, accepted, kept = math.nan, False, point
         status = message = ""
-        for attempt in range(1, self.max_attempts + 1):
+        for attempt in range(1, (self.max_attempts if alone else 1) + 1):
             used = self.damping.value
             direction = problem.solve(used * scale)
             if direction is not None and bool(torch.isfinite(direction).all()):
                 step = lr * direction
                 damped = used * (scale * direction.square()).sum()
                 predicted = float(lr * ((1 - lr / 2) * problem.quadratic(direction) + damped))
-                trial = self._trial(batch, point, step, indices)
-                actual = self._reduction(batch, point, trial)
+                trials = [self._trial(batch, start, step, indices) for batch, start in judges]
+                actual = sum(map(self._reduction, judges, trials)) / len(judges)
                 gain_ratio = actual / predicted if predicted > 0 else math.nan
-                accepted = gain_ratio > MINIMUM_GAIN_RATIO and trial.loss <= point.loss
-                kept = trial if accepted else point
-                message = self.tests.after_attempt(
-                    loss=point.loss,
-                    actual_reduction=actual,
-                    predicted_reduction=predicted,
-                    step_norm=float((scale * step.square()).sum().sqrt()),
-                    parameter_norm=parameter_norm,
-                )
+                accepted = gain_ratio > MINIMUM_GAIN_RATIO and (trials[0].loss <= point.loss or not alone)
+                kept = trials[0] if accepted else point
+                if alone:
+                    message = self.tests.after_attempt(
+                        loss=point.loss,
+                        actual_reduction=actual,
+                        predicted_reduction=predicted,
+                        step_norm=float((scale * step.square()).sum().sqrt()),
+                        parameter_norm=parameter_norm,
+                    )
             at_maximum = used >= self.damping.maximum
             if accepted:
                 self.damping.accepted(gain_ratio)
@@ -376,8 +389,9 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         outputs = self.function.outputs(theta, batch.inputs, seed=batch.seed, chunk=batch.chunk)
         return self._point(batch, theta, outputs)
 
-    def _reduction(self, batch: _Batch, point: _Point, trial: _Point) -> float:
+    def _reduction(self, judge: tuple[_Batch, _Point], trial: _Point) -> float:
         """Return F(point) - F(trial), added up from differences."""
+        batch, point = judge
         penalty = batch.penalty * (point.theta - trial.theta) * (point.theta + trial.theta)
         return float(batch.weights @ (point.values - trial.values) + penalty.sum() / 2)
 
@@ -394,7 +408,6 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             solver=solver,
             outputs=point.outputs,
         )
-
 
     def state_dict(self) -> dict[str, Any]:
         """Return learning rate, alpha, damping and step counter; with the module's own it resumes bit for bit."""
