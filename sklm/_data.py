@@ -1,8 +1,8 @@
 """Data: arrays become tensors once, and batches are slices of them.
 
-`TensorData` holds what a fit needs, on its device: inputs, labels as the user gave them, targets as the engine takes them,
-and weights. `Batches` yields `Batch` pairs (inputs, labels), the form that skorch and its callbacks know, which carry
-targets and weights along.
+`TensorData` holds what a fit needs, on its device: inputs, labels as the user gave them, targets as the engine takes
+them, and weights. `Batches` yields `Batch` pairs (inputs, labels), the form that skorch and its callbacks know, which
+carry targets and weights along.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scipy.sparse import issparse
 from sklearn.utils.validation import check_array, check_consistent_length, column_or_1d, validate_data
 from torch import Tensor
 
-from sklm.engine.jacobian import count_samples, map_tensors, tensors
+from sklm.engine.jacobian import count_samples, take, tensors
 
 MERGE_BYTES = 4 * 2**20
 LOAD_ROWS = 1024  # items of a torch Dataset collated at once
@@ -71,14 +71,11 @@ class TensorData:
         else:
             at = index
 
-        def pick(tensor: Tensor) -> Tensor:
-            return tensor[at]
-
         return Batch(
-            map_tensors(pick, self.X),
+            take(self.X, at),
             None if self.y is None else self.y[index],
-            None if self.targets is None else pick(self.targets),
-            None if self.weights is None else pick(self.weights),
+            None if self.targets is None else self.targets[at],
+            None if self.weights is None else self.weights[at],
         )
 
     def subset(self, index: Any) -> Self:

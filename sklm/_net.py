@@ -6,10 +6,12 @@ skorch gives the training loop, history, callbacks, saving and loading. What is 
   defaults, and parameter names come from the signature plus the keys with ``__``, which live in the private dict
   `_prefixed` (scikit-learn's contract: no public attribute that the signature does not name).
 * `initialize` needs the data: the module may ask for ``n_features_in``, ``n_outputs`` and ``feature_names_in``.
-* Data are validated as scikit-learn does, made tensors once, and batches are slices of them (skorch's default path costs
+* Data are validated as scikit-learn does, made tensors once, and batches are slices of them (skorch's default path
+costs
   9 ms per 1000 rows). Batches are pairs (inputs, labels as the user gave them), so scoring callbacks compare with
   `predict`; what the engine needs travels with them.
-* Stopping is a private kind of KeyboardInterrupt, raised before a new epoch begins; a callback's KeyboardInterrupt (skorch's
+* Stopping is a private kind of KeyboardInterrupt, raised before a new epoch begins; a callback's KeyboardInterrupt
+(skorch's
   `EarlyStopping`) stops too; the user's own keeps the best parameters and is raised again.
 * A fit that fails before its first epoch ends leaves the estimator as it was.
 """
@@ -30,12 +32,12 @@ from typing import Any, ClassVar
 import numpy as np
 import skorch
 import torch
-from skorch.history import History
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
+from skorch.history import History
 from torch import Tensor, nn
 
 from sklm._data import (
@@ -79,6 +81,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
     history_: Any = None
     initialized_ = False
     virtual_params_: ClassVar[dict[str, Any]] = {}
+    device: Any
+    _is_new: bool
     # skorch settings that are not parameters here
     predict_nonlinearity = None
     use_caching = "auto"
@@ -106,7 +110,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
 
     def __getattr__(self, name: str) -> Any:
         try:
-            return vars(self)["_prefixed"][name]
+            return self.__dict__["_prefixed"][name]
         except KeyError:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
 
@@ -291,7 +295,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         n_samples = len(data)
         if n_samples < 2:
             raise ValueError(
-                f"`early_stopping=True` needs at least 2 samples to split off a validation set; got n_samples={n_samples}."
+                "`early_stopping=True` needs at least 2 samples to split off a validation set; "
+                f"got n_samples={n_samples}."
             )
         n_valid = min(max(1, math.ceil(self.validation_fraction * n_samples)), n_samples - 1)
         parts = train_test_split(
@@ -465,7 +470,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, cold: bool, classes: Any = None, warn: bool = True) -> None:
         """Validate, build (when `cold`) and train; on failure before the end of an epoch, restore the estimator."""
-        before = dict(vars(self))
+        before = dict(self.__dict__)
         run = _Run()
         finished = False
         try:
@@ -478,9 +483,9 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             finished = True
         finally:
             if not finished and not run.n_epochs:
-                vars(self).clear()
-                vars(self).update(before)
-            vars(self).pop("_run", None)
+                self.__dict__.clear()
+                self.__dict__.update(before)
+            self.__dict__.pop("_run", None)
         if run.exhausted and warn:
             self._warn_not_converged()
 
@@ -490,19 +495,21 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         try:
             self.fit_loop(data)
             run.exhausted = True
-            run.message = f"Not converged: max_epochs={self.max_epochs} epochs reached."
+            run.verdict, run.reason = "Not converged", f"max_epochs={self.max_epochs} reached"
         except StopTraining:
             pass
         except KeyboardInterrupt as interrupt:
             if not _raised_by_callback(interrupt, [callback for _, callback in self.callbacks_]):
-                self._finish("Interrupted by the user", restore=True)
+                run.verdict, run.reason = "Interrupted", ""
+                self._finish(restore=True)
                 raise
             self._judge_epoch()
-            run.message = "Stopped by a callback"
+            run.verdict, run.reason = "Stopped by a callback", ""
         except BaseException as error:
-            self._finish(f"Failed with {type(error).__name__}", restore=True)
+            run.verdict, run.reason = "Failed", f"{type(error).__name__}: {error}"
+            self._finish(restore=True)
             raise
-        self._finish(run.message, restore=bool(self.early_stopping))
+        self._finish(restore=bool(self.early_stopping))
         self.notify("on_train_end", X=data.X, y=data.y)
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
@@ -518,7 +525,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         super().notify(method_name, **cb_kwargs)
         if method_name == "on_epoch_end":
             self._judge_epoch()
-            if self._run.message:
+            if self._run.verdict:
                 raise StopTraining
 
     def on_epoch_begin(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
@@ -560,7 +567,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         run.status, run.reason = result.status, result.message
         for name in ("damping", "attempts", "gain_ratio"):
             self.history.record_batch(name, getattr(result, name))
-        return {"loss": torch.tensor(result.loss), "y_pred": result.outputs}
+        return {"loss": torch.tensor(result.loss, dtype=torch.float64), "y_pred": result.outputs}
 
     @torch.no_grad()
     def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
@@ -574,7 +581,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         return {"loss": loss, "y_pred": outputs}
 
     def _judge_epoch(self) -> None:
-        """Count the epoch, keep its parameters when they are the best, and set `message` when it was the last."""
+        """Count the epoch, keep its parameters when they are the best, and set the verdict when it was the last."""
         run = self._run
         run.n_epochs += 1
         row = self.history[-1]
@@ -585,27 +592,28 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 run.best_state = {k: v.detach().clone() for k, v in self.module_.state_dict().items()}
         waited = row["epoch"] - (run.best_epoch or row["epoch"] - run.n_epochs)
         if run.settled >= run.steps_needed:
-            run.message = "Converged: " + run.reason if run.status == "converged" else "Stopped: " + run.reason
+            run.verdict = "Converged" if run.status == "converged" else "Stopped"
         elif self.early_stopping and waited >= self.n_iter_no_change:
-            run.message = f"Stopped early: no validation loss below {run.best_score:.6g} in the last {waited} epochs"
+            run.verdict = "Stopped early"
+            run.reason = f"no validation loss below {run.best_score:.6g} in the last {waited} epochs"
 
-    def _finish(self, message: str, *, restore: bool) -> None:
+    def _finish(self, *, restore: bool) -> None:
         """Set the fitted attributes; with `restore`, go back to the best parameters of this run."""
         run = self._run
         if not run.n_epochs:
             return
         rows = [row for row in self.history if "train_loss" in row]
-        last = rows[-1]
+        last, reason = rows[-1], run.reason
         if restore and run.best_state is not None and run.best_epoch is not None and run.best_epoch != last["epoch"]:
             self.module_.load_state_dict(run.best_state)
             last = next(row for row in rows if row["epoch"] == run.best_epoch)
-            message += f"; the parameters are those of epoch {run.best_epoch}, the best"
+            reason = f"{reason}; the parameters are those of epoch {run.best_epoch}, the best".removeprefix("; ")
         self._set_training(False)
         self.n_iter_ = len(rows)
         self.loss_curve_ = [row["train_loss"] for row in rows]
         self.loss_ = last["train_loss"]
-        self.converged_ = run.message.startswith("Converged")
-        self.message_ = f"{message.rstrip('.')}, after {self.n_iter_} epochs."
+        self.converged_ = run.verdict == "Converged"
+        self.message_ = f"{run.verdict} after {self.n_iter_} epochs{': ' if reason else ''}{reason}."
 
     def _warn_not_converged(self) -> None:
         advice = (
@@ -698,13 +706,13 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         BaseEstimator.__setstate__(self, state)
         if not self.initialized_ or self.device_.type == "cpu":
             return
-        if not getattr(torch, self.device_.type).is_available():
+        if not _is_available(self.device_):
             warnings.warn(
                 f"fitted on {self.device_}, which is not available here; the estimator is now on the CPU.",
                 skorch.exceptions.DeviceWarning,
                 stacklevel=2,
             )
-            vars(self)["device_"] = torch.device("cpu")
+            self.__dict__["device_"] = torch.device("cpu")
         self.module_.to(self.device_)
         self.criterion_.to(self.device_)
 
@@ -722,7 +730,7 @@ class _Run:
     best_score: float = math.inf
     best_epoch: int | None = None
     best_state: dict[str, Tensor] | None = None
-    message: str = ""
+    verdict: str = ""  # how training ended; empty while it goes on
     exhausted: bool = False
 
 
@@ -751,11 +759,16 @@ def _resolve_device(device: Any) -> torch.device:
         raise ValueError(
             f"`device` must be 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or another torch device; got {device!r}."
         ) from None
-    backend = getattr(torch, resolved.type, None)
-    available = resolved.type == "cpu" or (hasattr(backend, "is_available") and backend.is_available())
-    if not available or (resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count()):
+    if not _is_available(resolved):
         raise ValueError(f"`device={device!r}` is not available on this machine; pass 'auto' or 'cpu'.")
     return resolved
+
+
+def _is_available(device: torch.device) -> bool:
+    if device.type == "cpu":
+        return True
+    backend: Any = getattr(torch, device.type, None)
+    return hasattr(backend, "is_available") and backend.is_available() and (device.index or 0) < backend.device_count()
 
 
 def _dtype_name(dtype: Any) -> str:

@@ -30,20 +30,20 @@ class LMRegressor(RegressorMixin, LMNet):
         Class, factory function or instance; an instance is copied, never trained in place. ``n_features_in``,
         ``n_outputs`` and ``feature_names_in`` (None without names) are passed when its signature asks for them; further
         arguments are ``module__name``. Returns (n_samples,) or (n_samples, n_outputs). Where it has a method
-        ``init_from_data(X, y)``, with an optional ``sample_weight``, this is called with the training tensors before the
-        first step.
+        ``init_from_data(X, y)``, with an optional ``sample_weight``, this is called with the training tensors before
+        the first step.
     criterion : str, torch loss or sklm.losses.Loss, default="squared_error"
         ``"squared_error"`` (half the squared error), ``"absolute_error"``, ``"huber"``, ``"soft_l1"``, ``"cauchy"``,
-        ``"poisson"`` (the module returns the logarithm of the mean, `predict` the mean); a torch loss class or instance,
-        in torch's scaling; a `sklm.losses.Loss` class or instance. Arguments are ``criterion__name``:
+        ``"poisson"`` (the module returns the logarithm of the mean, `predict` the mean); a torch loss class or
+        instance, in torch's scaling; a `sklm.losses.Loss` class or instance. Arguments are ``criterion__name``:
         ``criterion__curvature`` is ``"ggn"`` (default where the loss has it) or ``"sqrt"``, ``criterion__delta`` the
         outlier threshold in units of y.
     lr : float in (0, 2), default=1.0
         Step length; 1 is the full step. Mini-batches of noisy data want less.
     damping : {"nielsen", "standard", "fletcher"} or sklm.damping.Damping, default="nielsen"
         ``"nielsen"`` follows the gain ratio; ``"standard"`` is lambda I, x10 and x0.1; ``"fletcher"`` lambda diag(H).
-        Arguments are ``damping__initial``, ``damping__scaling``, ``damping__minimum``, ``damping__maximum`` and, for the
-        last two, ``damping__increase`` and ``damping__decrease``; see `sklm.damping`.
+        Arguments are ``damping__initial``, ``damping__scaling``, ``damping__minimum``, ``damping__maximum`` and, for
+        the last two, ``damping__increase`` and ``damping__decrease``; see `sklm.damping`.
     max_attempts : int, default=10
         Damping factors tried per step.
     solver : {"auto", "cholesky", "qr", "svd"}, default="auto"
@@ -59,12 +59,12 @@ class LMRegressor(RegressorMixin, LMNet):
     batch_size : int, default=-1
         Samples per step; -1 is the full batch, otherwise batches are drawn anew every epoch.
     ftol, xtol, gtol : float or None, default=1e-8
-        Stop when the relative reduction of the loss, the relative step, or the cosine between residuals and Jacobian is at
-        most this, as MINPACK defines them; None disables a test. With mini-batches or a selection, a test must pass in
-        every step of an epoch or sweep.
+        Stop when the relative reduction of the loss, the relative step, or the cosine between residuals and Jacobian is
+        at most this, as MINPACK defines them; None disables a test. With mini-batches or a selection, a test must pass
+        in every step of an epoch or sweep.
     early_stopping : bool, default=False
-        Split off a validation set, stop when its loss has not fallen for `n_iter_no_change` epochs, and restore the best
-        parameters.
+        Split off a validation set, stop when its loss has not fallen for `n_iter_no_change` epochs, and restore the
+        best parameters.
     validation_fraction : float in (0, 1), default=0.1
         Share of the validation set, with `early_stopping` and without `train_split`.
     n_iter_no_change : int, default=10
@@ -72,8 +72,8 @@ class LMRegressor(RegressorMixin, LMNet):
     warm_start : bool, default=False
         Whether `fit` goes on from the present parameters.
     random_state : int, RandomState instance or None, default=None
-        Seeds initial parameters, batches, splits, selections and dropout. None takes a fresh seed; the global generators
-        are never touched.
+        Seeds initial parameters, batches, splits, selections and dropout. None takes a fresh seed; the global
+        generators are never touched.
     verbose : int, default=0
         1 prints a line per epoch.
     callbacks : list of skorch callbacks, "disable" or None, default=None
@@ -115,8 +115,8 @@ class LMRegressor(RegressorMixin, LMNet):
     Raises
     ------
     ValueError
-        From `fit`, for a parameter outside its domain, data that are not finite or do not fit the module, a criterion for
-        classification, or a device that is not there. The estimator is then as it was before.
+        From `fit`, for a parameter outside its domain, data that are not finite or do not fit the module, a criterion
+        for classification, or a device that is not there. The estimator is then as it was before.
 
     See Also
     --------
@@ -246,17 +246,18 @@ class LMClassifier(ClassifierMixin, LMNet):
     Parameters
     ----------
     module : type, callable or torch.nn.Module, default=MLP
-        As in `LMRegressor`. Returns logits (n_samples, n_classes), or for two classes one column, the logit of the second
-        class (its probability where the criterion is `torch.nn.BCELoss`). ``n_outputs`` is the number of classes; 1 for
-        two classes, unless the criterion is a cross-entropy over columns.
+        As in `LMRegressor`. Returns logits (n_samples, n_classes), or for two classes one column, the logit of the
+        second class (its probability where the criterion is `torch.nn.BCELoss`). ``n_outputs`` is the number of
+        classes; 1 for two classes, unless the criterion is a cross-entropy over columns.
     criterion : str, torch loss or sklm.losses.Loss, default="log_loss"
-        ``"log_loss"``, softmax or for one column logistic; `torch.nn.CrossEntropyLoss`, `BCELoss`, `BCEWithLogitsLoss` or
-        another torch loss, class or instance; a `sklm.losses.Loss`. ``criterion__curvature`` is ``"ggn"`` (default where
-        the loss has it) or ``"sqrt"``.
+        ``"log_loss"``, softmax or for one column logistic; `torch.nn.CrossEntropyLoss`, `BCELoss`, `BCEWithLogitsLoss`
+        or another torch loss, class or instance; a `sklm.losses.Loss`. ``criterion__curvature`` is ``"ggn"`` (default
+        where the loss has it) or ``"sqrt"``.
     alpha : float, default=0.01
         L2 penalty on weight matrices; separable classes have no finite optimum without one.
     lr, damping, max_attempts, solver, jacobian_max_rows, selection, max_epochs, batch_size, ftol, xtol, gtol, \
-early_stopping, validation_fraction, n_iter_no_change, warm_start, random_state, verbose, callbacks, train_split, device, dtype
+early_stopping, validation_fraction, n_iter_no_change, warm_start, random_state, verbose, callbacks, train_split,
+    device, dtype
         As in `LMRegressor`; the split of `early_stopping` is stratified.
     **kwargs
         ``module__...``, ``criterion__...``, ``damping__...``, ``selection__...``, ``callbacks__...``.
@@ -416,7 +417,8 @@ feature_names_in_, device_, dtype_
         unknown = self.classes_[codes] != y
         if np.any(unknown):
             raise ValueError(
-                f"`y` has labels that are not among the classes {list(self.classes_)}: {list(np.unique(y[unknown])[:5])}. "
+                f"`y` has labels that are not among the classes {list(self.classes_)}: "
+                f"{list(np.unique(y[unknown])[:5])}. "
                 "Pass all labels as `classes` in the first call of `partial_fit`, or `fit` anew."
             )
         return y, codes.astype(np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,9 @@ class MLP(nn.Module):
     """Fully connected network that scales its own inputs and outputs.
 
     Inputs are standardised inside the module, and so are real-valued targets, with the statistics of the training data
-    (`init_from_data`), so tables in any units fit without a scaler in front. Hidden layers with a sigmoid start as Nguyen
-    and Widrow (1990, "Improving the learning speed of 2-layer neural networks") proposed: the slopes of the units tile the
-    range of the inputs.
+    (`init_from_data`), so tables in any units fit without a scaler in front. Hidden layers with a sigmoid start as
+    Nguyen and Widrow (1990, "Improving the learning speed of 2-layer neural networks") proposed: the slopes of the
+    units tile the range of the inputs.
 
     Parameters
     ----------
@@ -70,7 +71,7 @@ class MLP(nn.Module):
             )
         sizes = [n_features_in, *map(int, hidden)]
         layers: list[nn.Module] = []
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for fan_in, fan_out in pairwise(sizes):
             linear = nn.Linear(fan_in, fan_out)
             if activation in ("tanh", "logistic"):
                 nguyen_widrow_(linear, steepness=1.0 if activation == "tanh" else 2.0)
@@ -104,8 +105,8 @@ class MLP(nn.Module):
 def nguyen_widrow_(linear: nn.Linear, *, steepness: float = 1.0) -> None:
     """Initialise a hidden layer in place so that its units tile the range of standardised inputs.
 
-    With h units and n inputs the weights get norm 0.7 h^(1/n), and the biases spread evenly over plus and minus this norm;
-    inputs are taken to fill plus and minus sqrt(3), the range of a uniform variable of unit variance.
+    With h units and n inputs the weights get norm 0.7 h^(1/n), and the biases spread evenly over plus and minus this
+    norm; inputs are taken to fill plus and minus sqrt(3), the range of a uniform variable of unit variance.
 
     Parameters
     ----------

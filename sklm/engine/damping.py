@@ -6,26 +6,26 @@ The scaling matrix D (diagonal), from the diagonal of H:
 
 | `scaling` | D_jj | source |
 |---|---|---|
-| ``"more"`` | largest H_jj seen so far: scale-free, and never trusts a parameter again that once was stiff | More 1978, eq. 6.2 |
+| ``"more"`` | largest H_jj so far: scale-free, and wary of a parameter that once was stiff | More 1978, eq. 6.2 |
 | ``"marquardt"`` | H_jj of this step: scale-free | Marquardt 1963; Fletcher 1971 |
 | ``"max"`` | the largest H_jj of this step, for every j | Madsen, Nielsen and Tingleff 2004, eq. 3.14 |
 | ``"identity"`` | 1: plain lambda I | Levenberg 1944 |
 | ``"auto"`` | ``"max"`` for a module with weight matrices, else ``"more"`` | |
 
-Parameters of a curve have units of their own, which "more" takes out. The weights of a network share one scale, and there
-"max" finds better minima (20 hidden units on sinc(10 x): error below 1e-6 from 7 of 8 starts, from 2 of 6 with "more").
+Parameters of a curve have units of their own, which "more" takes out. The weights of a network share one scale, and
+there "max" finds better minima (benchmarks/scaling.py).
 
 The update of the factor lambda from the gain ratio rho = actual / predicted reduction after every attempt:
 
-* `NielsenDamping`: lambda *= max(1/3, 1 - (2 rho - 1)^3) when a step is accepted, lambda *= 2, 4, 8, ... while steps are
-  rejected (Nielsen 1999, "Damping parameter in Marquardt's method", eq. 2.5).
+* `NielsenDamping`: lambda *= max(1/3, 1 - (2 rho - 1)^3) when a step is accepted, lambda *= 2, 4, 8, ... while steps
+  are rejected (Nielsen 1999, "Damping parameter in Marquardt's method", eq. 2.5).
 * `MultiplicativeDamping`: lambda *= decrease when accepted, lambda *= increase when rejected (Marquardt 1963).
 """
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import torch
@@ -200,7 +200,11 @@ def _fletcher(
     )
 
 
-BUILT_IN = {"nielsen": NielsenDamping, "standard": MultiplicativeDamping, "fletcher": _fletcher}
+BUILT_IN: dict[str, Callable[..., Damping]] = {
+    "nielsen": NielsenDamping,
+    "standard": MultiplicativeDamping,
+    "fletcher": _fletcher,
+}
 
 
 def resolve_damping(damping: Any, keywords: Mapping[str, Any] | None = None) -> Damping:

@@ -1,16 +1,17 @@
 """A module as a function of one flat parameter vector: its outputs, and rows of the derivative of its outputs.
 
-`ModuleFunction` is functional: it evaluates the module at any parameter vector without touching the module, so a rejected
-attempt has nothing to restore. Outputs are flattened to (n_samples, n_outputs).
+`ModuleFunction` is functional: it evaluates the module at any parameter vector without touching the module, so a
+rejected attempt has nothing to restore. Outputs are flattened to (n_samples, n_outputs).
 
 The rows that a step needs are A_i = S_i J_i with the factor S_i (k x o) of the loss. They come from k vector-Jacobian
 products per sample, batched over samples with `torch.vmap`, so J itself is never formed. A module that `vmap` cannot
-handle (control flow on values, layers without a batching rule) is differentiated sample by sample: slower, same numbers.
+handle (control flow on values, layers without a batching rule) is differentiated sample by sample: slower, same
+numbers.
 
-Samples never mix: every row is the derivative of the module applied to that sample alone. BatchNorm layers therefore run
-with their running statistics, unchanged (`steady_batchnorm`). A module that draws random numbers (dropout) draws the same
-ones for residuals, Jacobian and trials of a step, from a seed: its outputs then go through the same `vmap` in the same
-chunks as its rows.
+Samples never mix: every row is the derivative of the module applied to that sample alone. BatchNorm layers therefore
+run with their running statistics, unchanged (`steady_batchnorm`). A module that draws random numbers (dropout) draws
+the same ones for residuals, Jacobian and trials of a step, from a seed: its outputs then go through the same `vmap` in
+the same chunks as its rows.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ def map_tensors(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
     raise ValueError(f"`inputs` must be tensors, or tuples and dicts of tensors; got {type(inputs).__name__}.")
 
 
+def take(inputs: Any, index: Any) -> Any:
+    """Return the samples at `index` of every tensor in `inputs`."""
+    return map_tensors(lambda tensor: tensor[index], inputs)
+
+
 def tensors(inputs: Any) -> list[Tensor]:
     """Return the tensors of nested tuples, lists and dicts, in order."""
     found: list[Tensor] = []
@@ -59,7 +65,7 @@ def count_samples(inputs: Any) -> int:
 
 
 def split_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return positional and keyword arguments: a dict gives the latter, a tuple the former, a tensor is the only one."""
+    """Return positional and keyword arguments: a dict gives the latter, a tuple the former, a tensor is the only."""
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
@@ -98,8 +104,8 @@ def steady_batchnorm(module: nn.Module) -> Iterator[None]:
     for layer in layers:
         if layer.running_mean is None:
             raise ValueError(
-                "a BatchNorm layer with track_running_stats=False mixes the samples of a batch, which have no Jacobian of "
-                "their own; use track_running_stats=True, LayerNorm or GroupNorm."
+                "a BatchNorm layer with track_running_stats=False mixes the samples of a batch, which then have no "
+                "Jacobian of their own; use track_running_stats=True, LayerNorm or GroupNorm."
             )
     training = [layer for layer in layers if layer.training]
     for layer in training:
@@ -193,7 +199,9 @@ class ModuleFunction:
 
     def _write(self, vector: Tensor) -> None:
         with torch.no_grad():
-            for parameter, part in zip(self.parameters.values(), vector.split(list(self.sizes.values())), strict=True):
+            for parameter, part in zip(
+                self.parameters.values(), torch.split(vector, list(self.sizes.values())), strict=True
+            ):
                 parameter.copy_(part.view(parameter.shape))
 
     def per_element(self, value: Callable[[nn.Parameter], bool]) -> Tensor:
@@ -247,7 +255,7 @@ class ModuleFunction:
             return part if indices is None else vector.index_copy(0, indices, part)
 
         def one(sample: Any, cotangents: Tensor) -> Tensor:
-            _, pullback = torch.func.vjp(lambda part: self._one(insert(part), sample), selected)
+            pullback = torch.func.vjp(lambda part: self._one(insert(part), sample), selected)[1]
             if len(cotangents) == 1:
                 return pullback(cotangents[0])[0][None]
             return torch.vmap(lambda cotangent: pullback(cotangent)[0])(cotangents)
@@ -270,7 +278,7 @@ class ModuleFunction:
             yield self._over_samples(one, part, factor[start : start + chunk], fallback=one_by_autograd)
 
     def _call(self, vector: Tensor, inputs: Any) -> Tensor:
-        parts = vector.split(list(self.sizes.values()))
+        parts = torch.split(vector, list(self.sizes.values()))
         named = {name: part.view(p.shape) for (name, p), part in zip(self.parameters.items(), parts, strict=True)}
         arguments, keywords = split_arguments(inputs)
         output = torch.func.functional_call(self.module, named, arguments, keywords, tie_weights=self.has_ties)
@@ -285,8 +293,8 @@ class ModuleFunction:
     def _flat(self, output: Tensor, n_samples: int) -> Tensor:
         if output.shape[:1] != (n_samples,):
             raise ValueError(
-                f"`module` must return one row per sample, (n_samples,) or (n_samples, n_outputs); for {n_samples} samples "
-                f"it returned shape {tuple(output.shape)}."
+                "`module` must return one row per sample, (n_samples,) or (n_samples, n_outputs); for "
+                f"{n_samples} samples it returned shape {tuple(output.shape)}."
             )
         return output.reshape(n_samples, -1)
 
@@ -301,14 +309,10 @@ class ModuleFunction:
                     raise
                 self.vmap_works = False  # the module has run before, so it is vmap that cannot
         one = fallback or one
-        return torch.stack(
-            [
-                one(map_tensors(lambda tensor, i=i: tensor[i], inputs), *(other[i] for other in others))  # type: ignore[misc]
-                for i in range(count_samples(inputs))
-            ]
-        )
+        n_samples = count_samples(inputs)
+        return torch.stack([one(take(inputs, i), *(other[i] for other in others)) for i in range(n_samples)])
 
 
 def _chunks(inputs: Any, chunk: int) -> Iterator[tuple[int, Any]]:
     for start in range(0, count_samples(inputs), chunk):
-        yield start, map_tensors(lambda tensor, start=start: tensor[start : start + chunk], inputs)  # type: ignore[misc]
+        yield start, take(inputs, slice(start, start + chunk))

@@ -18,8 +18,8 @@ Two curvatures:
 
 ``"sqrt"``
     The square-root trick: l is read as r^2 / 2 of the single residual r = sqrt(2 l), hence S = g' / sqrt(2 l) and
-    C = g g' / (2 l). It works for every loss l >= 0 that autograd can differentiate, with one row per sample. This is the
-    method that torch-levenberg-marquardt publishes.
+    C = g g' / (2 l). It works for every loss l >= 0 that autograd can differentiate, with one row per sample. This is
+    the method that torch-levenberg-marquardt publishes.
 
 | loss | value l | gradient | curvature C |
 |---|---|---|---|
@@ -50,14 +50,14 @@ Curvature = Literal["ggn", "sqrt"]
 class Loss(nn.Module, abc.ABC):
     """A loss per sample, as a sum of squares near the current outputs.
 
-    Subclass it to fit with a loss of your own: `value` is enough (the curvature is then the square-root trick); override
-    `ggn` too where a better curvature is known.
+    Subclass it to fit with a loss of your own: `value` is enough (the curvature is then the square-root trick);
+    override `ggn` too where a better curvature is known.
 
     Parameters
     ----------
     curvature : {"ggn", "sqrt"}, default=None
-        Generalised Gauss-Newton or square-root trick, see the module text. ``None`` takes ``"ggn"`` where the loss defines
-        it, else ``"sqrt"``.
+        Generalised Gauss-Newton or square-root trick, see the module text. ``None`` takes ``"ggn"`` where the loss
+        defines it, else ``"sqrt"``.
 
     Attributes
     ----------
@@ -339,7 +339,8 @@ class Poisson(Loss):
 class CrossEntropy(Loss):
     """Softmax cross-entropy from logits of shape (n_samples, n_classes).
 
-    Targets are class indices (n_samples,), or weights of the classes (n_samples, n_classes), for instance probabilities.
+    Targets are class indices (n_samples,), or weights of the classes (n_samples, n_classes), for instance
+    probabilities.
 
     Parameters
     ----------
@@ -353,11 +354,11 @@ class CrossEntropy(Loss):
             return like_outputs(outputs, targets, self)
         if targets.numel() != len(outputs):
             raise ValueError(
-                f"{self} needs one class index per sample; the module returns {tuple(outputs.shape)} and the target has "
-                f"shape {tuple(targets.shape)}."
+                f"{self} needs one class index per sample; the module returns {tuple(outputs.shape)} and the target "
+                f"has shape {tuple(targets.shape)}."
             )
         targets = targets.reshape(-1).long()
-        if len(targets) and not (0 <= int(targets.min()) and int(targets.max()) < outputs.shape[1]):
+        if len(targets) and not (int(targets.min()) >= 0 and int(targets.max()) < outputs.shape[1]):
             raise ValueError(
                 f"{self} needs class indices from 0 to {outputs.shape[1] - 1}, the module's outputs; got "
                 f"{int(targets.min())} to {int(targets.max())}. Give the module one output per class."
@@ -458,6 +459,8 @@ class TorchLoss(Loss):
         ``None`` takes ``"ggn"`` where there is a twin.
     """
 
+    criterion: Any
+
     def __init__(self, criterion: nn.Module, *, curvature: Curvature | None = None) -> None:
         if not isinstance(criterion, nn.Module) or not hasattr(criterion, "reduction"):
             raise ValueError(
@@ -466,7 +469,7 @@ class TorchLoss(Loss):
             )
         super().__init__(curvature="sqrt")
         self.sums = criterion.reduction == "sum"
-        self.criterion: Any = copy.deepcopy(criterion)
+        self.criterion = copy.deepcopy(criterion)
         self.criterion.reduction = "none"
         self.twin, self._twin_scale = _twin(self.criterion)
         self.task = self.twin.task if self.twin else None

@@ -5,11 +5,11 @@ For samples with weights w_i >= 0, W = sum w_i, and module outputs f_i(theta), a
     F(theta) = (1/W) sum_i w_i l(f_i, y_i) + (alpha / 2W) |theta|^2        (the penalty on weight matrices only)
 
 1. Evaluate outputs and losses; the loss gives a residual r_i and a factor S_i per sample (`losses`).
-2. Rows A_i = sqrt(w_i/W) S_i J_i from the Jacobian J_i of the outputs, in chunks (`jacobian`); with the penalty they make
-   the curvature H = A'A + (alpha/W) I and the gradient g = A'r + (alpha/W) theta (`solvers`).
+2. Rows A_i = sqrt(w_i/W) S_i J_i from the Jacobian J_i of the outputs, in chunks (`jacobian`); with the penalty they
+   make the curvature H = A'A + (alpha/W) I and the gradient g = A'r + (alpha/W) theta (`solvers`).
 3. Solve (H + lambda D) d = -g (`solvers`, `damping`).
-4. The gain ratio rho = (F(theta) - F(theta + lr d)) / predicted reduction, where the model predicts, from (H + lambda D) d =
-   -g, the sum of positive terms  lr ((1 - lr/2) d'Hd + lambda d'Dd)  (More 1978, eq. 4.4, for lr = 1). Both reductions are
+4. The gain ratio rho = (F(theta) - F(theta + lr d)) / predicted reduction, where the model predicts, as d solves 3, the
+   sum of positive terms  lr ((1 - lr/2) d'Hd + lambda d'Dd)  (More 1978, eq. 4.4, for lr = 1). Both reductions are
    accumulated without subtracting large numbers: F as a sum of differences per sample.
 5. rho > 1e-4 and F finite and not higher: accept, lower lambda. Otherwise raise lambda and go to 3, at most
    `max_attempts` times; then theta is what it was, bit for bit.
@@ -67,7 +67,8 @@ class StepResult:
     gain_ratio : float
         Actual over predicted reduction of the last attempt; nan when there was none.
     status : {"running", "converged", "failed"}
-        ``"failed"``: no further step can help, because the loss or the Jacobian is not finite or damping is at its maximum.
+        ``"failed"``: no further step can help, because the loss or the Jacobian is not finite or damping is at its
+        maximum.
     message : str
         Which test passed or what failed, with its value; empty while running after an accepted step.
     solver : str
@@ -118,8 +119,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
     module : torch.nn.Module
         Its trainable parameters are moved. Returns (n_samples,) or (n_samples, n_outputs).
     criterion : str, torch loss or sklm.losses.Loss, default="squared_error"
-        The loss: a name (``"squared_error"``, ``"absolute_error"``, ``"huber"``, ``"soft_l1"``, ``"cauchy"``, ``"poisson"``,
-        ``"log_loss"``), a torch loss class or instance, or a `sklm.losses.Loss` class or instance.
+        The loss: a name (``"squared_error"``, ``"absolute_error"``, ``"huber"``, ``"soft_l1"``, ``"cauchy"``,
+        ``"poisson"``, ``"log_loss"``), a torch loss class or instance, or a `sklm.losses.Loss` class or instance.
     lr : float in (0, 2), default=1.0
         Step length; the full step is 1.
     damping : {"nielsen", "standard", "fletcher"} or sklm.damping.Damping, default="nielsen"
@@ -228,9 +229,9 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         weights : Tensor of shape (n_samples,), default=None
             Weight of every sample, >= 0; None for ones.
         fresh : tuple (inputs, targets) or (inputs, targets, weights), default=None
-            Another mini-batch. A batch with fewer rows than parameters can be fitted exactly whatever it says, so its own
-            loss cannot judge a step: with `fresh`, such a step gets one attempt, judged by the mean reduction on both
-            batches, and only the gradient test can stop. Other batches do not use it.
+            Another mini-batch. A batch with fewer rows than parameters can be fitted exactly whatever it says, so its
+            own loss cannot judge a step: with `fresh`, such a step gets one attempt, judged by the mean reduction on
+            both batches, and only the gradient test can stop. Other batches do not use it.
 
         Returns
         -------
@@ -306,7 +307,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
 
         def rows() -> Iterator[tuple[Tensor, Tensor]]:
             blocks = self.function.rows(point.theta, indices, batch.inputs, factor, seed=batch.seed, chunk=batch.chunk)
-            for block, part in zip(blocks, residual.split(batch.chunk), strict=True):
+            for block, part in zip(blocks, torch.split(residual, batch.chunk), strict=True):
                 yield block.flatten(0, 1), part.flatten()
 
         solver, why = choose_solver(self.solver, residual.numel(), len(theta), theta.dtype)
@@ -315,7 +316,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
     def _search(
         self, judges: list[tuple[_Batch, _Point]], indices: Tensor | None, problem: SubProblem, solver: str
     ) -> StepResult:
-        """Steps 3 to 6: damping values until one lowers the loss, a test passes or the attempts are used up.
+        """Try damping values until one lowers the loss, a test passes or the attempts are used up: steps 3 to 6.
 
         The first of `judges` is the batch of the step; with a second one, both judge a single attempt.
         """
@@ -332,8 +333,10 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         theta = point.theta if indices is None else point.theta[indices]
         parameter_norm = float((scale * theta.square()).sum().sqrt())
         gain_ratio, accepted, kept = math.nan, False, point
-        status = message = ""
-        for attempt in range(1, (self.max_attempts if alone else 1) + 1):
+        message = ""
+        attempts, limit = 0, self.max_attempts if alone else 1
+        while attempts < limit:
+            attempts += 1
             used = self.damping.value
             direction = problem.solve(used * scale)
             if direction is not None and bool(torch.isfinite(direction).all()):
@@ -370,12 +373,12 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         elif at_maximum:
             status, message = "failed", f"no step lowers the loss with damping at its maximum {used:g}"
         else:
-            status, message = "running", f"no step lowered the loss in {attempt} attempts"
+            status, message = "running", f"no step lowered the loss in {attempts} attempts"
         return StepResult(
             loss=kept.loss,
             initial_loss=point.loss,
             accepted=accepted,
-            attempts=attempt,
+            attempts=attempts,
             damping=used,
             gain_ratio=gain_ratio,
             status=status,

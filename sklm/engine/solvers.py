@@ -1,7 +1,7 @@
 r"""The damped sub-problem: prepared once per step, solved for many damping values.
 
-With the rows A (m x p) and residuals r (m) of the weighted problem and the penalty a = alpha / W on some parameters, a step
-is
+With the rows A (m x p) and residuals r (m) of the weighted problem and the penalty a = alpha / W on some parameters, a
+step is
 
     d = argmin |A d + r|^2 + sum_j a_j (theta_j + d_j)^2 + lambda sum_j D_jj d_j^2
 
@@ -20,7 +20,7 @@ as a whole. A factorisation that fails returns None, which counts as a rejected 
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -187,7 +187,9 @@ def _stack(rows: Rows, theta: Tensor) -> tuple[Tensor, Tensor]:
     return matrix, torch.cat([residual for _, residual in parts])
 
 
-def choose_solver(name: str, n_rows: int, n_params: int, dtype: torch.dtype) -> tuple[type[SubProblem], str]:
+def choose_solver(
+    name: str, n_rows: int, n_params: int, dtype: torch.dtype
+) -> tuple[Callable[[Rows, Tensor, Tensor], SubProblem], str]:
     """Return the solver for `name` and a sentence that says why.
 
     Parameters

@@ -1,0 +1,307 @@
+"""Solvers: every form against `torch.linalg.lstsq` of the explicitly stacked system."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sklm.engine import solvers
+from sklm.engine.solvers import QR, SVD, Cholesky, DualCholesky, add_gram, choose_solver
+
+SOLVERS = [Cholesky, DualCholesky, QR, SVD]
+by_solver = pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: solver.__name__)
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def in_chunks(matrix, residual, size):
+    return list(zip(matrix.split(size), residual.split(size), strict=True))
+
+
+def stacked_solution(matrix, residual, penalty, theta, damping):
+    """Return argmin |A d + r|^2 + sum a (theta + d)^2 + sum damping d^2 from all rows, by an SVD-based LAPACK driver."""
+    system = torch.cat([matrix, torch.diag(penalty.sqrt()), torch.diag(damping.sqrt())])
+    right = torch.cat([residual, penalty.sqrt() * theta, torch.zeros_like(theta)])
+    return torch.linalg.lstsq(system, -right[:, None], driver="gelsd").solution[:, 0]
+
+
+def tall():
+    return draw(40, 6)
+
+
+def wide():
+    return draw(5, 17)
+
+
+def square():
+    return draw(7, 7)
+
+
+def one_row_more():
+    return draw(8, 7)
+
+
+def one_row_less():
+    return draw(6, 7)
+
+
+def one_by_one():
+    return draw(1, 1)
+
+
+def rank_deficient():
+    return draw(30, 3) @ draw(3, 9, seed=1)
+
+
+def zero_columns():
+    matrix = draw(20, 6)
+    matrix[:, [0, 4]] = 0
+    return matrix
+
+
+def duplicate_columns():
+    matrix = draw(20, 6)
+    matrix[:, 3] = matrix[:, 1]
+    return matrix
+
+
+def badly_scaled():
+    return draw(25, 5) * torch.tensor([1e-3, 1.0, 1e2, 1e-1, 10.0], dtype=torch.float64)
+
+
+def all_zero():
+    return torch.zeros(9, 4, dtype=torch.float64)
+
+
+PROBLEMS = [
+    tall,
+    wide,
+    square,
+    one_row_more,
+    one_row_less,
+    one_by_one,
+    rank_deficient,
+    zero_columns,
+    duplicate_columns,
+    badly_scaled,
+    all_zero,
+]
+by_problem = pytest.mark.parametrize("make", PROBLEMS, ids=lambda make: make.__name__)
+
+PENALTIES = {
+    "no penalty": lambda p: torch.zeros(p, dtype=torch.float64),
+    "penalty on some": lambda p: (torch.arange(p) % 2 == 0).double() * 0.3,
+    "penalty on all": lambda p: torch.linspace(0.1, 2.0, p, dtype=torch.float64),
+}
+by_penalty = pytest.mark.parametrize("penalize", PENALTIES.values(), ids=PENALTIES)
+
+
+def safe(diagonal):
+    return torch.where(diagonal > 0, diagonal, 1.0)
+
+
+SCALINGS = {
+    "identity": torch.ones_like,
+    "marquardt": safe,
+    "max": lambda diagonal: safe(diagonal.max().expand_as(diagonal)),
+    "more, larger seen before": lambda diagonal: safe(diagonal) * torch.linspace(1, 50, len(diagonal)).to(diagonal),
+}
+
+
+@by_solver
+@by_problem
+@by_penalty
+@pytest.mark.parametrize("scaling", SCALINGS.values(), ids=SCALINGS)
+def test_solution_is_that_of_the_stacked_system(solver, make, penalize, scaling):
+    matrix = make()
+    n_rows, n_params = matrix.shape
+    residual, theta, penalty = draw(n_rows, seed=2), draw(n_params, seed=3), penalize(n_params)
+    problem = solver([(matrix, residual)], penalty, theta)
+    scale = scaling(matrix.square().sum(0) + penalty)
+    for factor in (1e-2, 1.0, 1e3):
+        expected = stacked_solution(matrix, residual, penalty, theta, factor * scale)
+        # Normal equations lose cond(H + lambda D) <= 1e8 of the 1e16 that float64 has.
+        torch.testing.assert_close(problem.solve(factor * scale), expected, rtol=1e-7, atol=1e-9)
+
+
+@by_solver
+@by_problem
+@by_penalty
+def test_first_order_quantities_are_those_of_the_explicit_matrices(solver, make, penalize):
+    matrix = make()
+    n_rows, n_params = matrix.shape
+    residual, theta, penalty = draw(n_rows, seed=2), draw(n_params, seed=3), penalize(n_params)
+    problem = solver([(matrix, residual)], penalty, theta)
+    curvature = matrix.T @ matrix + torch.diag(penalty)
+    direction = draw(n_params, seed=4)
+    close = {"rtol": 1e-10, "atol": 1e-10}
+    torch.testing.assert_close(problem.diagonal, curvature.diagonal(), **close)
+    torch.testing.assert_close(problem.gradient, matrix.T @ residual + penalty * theta, **close)
+    torch.testing.assert_close(problem.quadratic(direction), direction @ curvature @ direction, **close)
+    assert problem.residual_norm == pytest.approx(math.sqrt(residual.square().sum() + (penalty * theta**2).sum()))
+
+
+@by_solver
+@pytest.mark.parametrize("make", [tall, wide, square, one_row_more, rank_deficient], ids=lambda make: make.__name__)
+@by_penalty
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 39], ids="{} rows at once".format)
+def test_chunks_change_nothing(solver, make, penalize, size):
+    matrix = make()
+    n_rows, n_params = matrix.shape
+    residual, theta, penalty = draw(n_rows, seed=2), draw(n_params, seed=3), penalize(n_params)
+    problem = solver(in_chunks(matrix, residual, size), penalty, theta)
+    damping = torch.full_like(theta, 0.1)
+    expected = stacked_solution(matrix, residual, penalty, theta, damping)
+    torch.testing.assert_close(problem.solve(damping), expected, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(problem.gradient, matrix.T @ residual + penalty * theta, rtol=1e-10, atol=1e-10)
+    assert problem.residual_norm == pytest.approx(math.sqrt(residual.square().sum() + (penalty * theta**2).sum()))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n_rows=st.integers(1, 12),
+    n_params=st.integers(1, 10),
+    size=st.integers(1, 12),
+    penalized=st.integers(0, 10),
+    log_damping=st.floats(-3, 6),
+    seed=st.integers(0, 2**31),
+)
+def test_all_shapes_penalties_and_chunks_agree(n_rows, n_params, size, penalized, log_damping, seed):
+    matrix, residual, theta = draw(n_rows, n_params, seed=seed), draw(n_rows, seed=seed + 1), draw(n_params, seed=seed + 2)
+    penalty = (torch.arange(n_params) < penalized).double() * 0.7
+    damping = 10**log_damping * draw(n_params, seed=seed + 3).abs().clamp_min(0.1)
+    expected = stacked_solution(matrix, residual, penalty, theta, damping)
+    for solver in SOLVERS:
+        found = solver(in_chunks(matrix, residual, size), penalty, theta).solve(damping)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+
+
+@by_solver
+def test_one_preparation_serves_many_damping_values_in_any_order(solver):
+    matrix, residual, theta, penalty = draw(20, 5), draw(20, seed=1), draw(5, seed=2), torch.full((5,), 0.2).double()
+    problem = solver([(matrix, residual)], penalty, theta)
+    one, other = torch.ones(5).double(), torch.linspace(0.5, 3, 5).double()
+    for damping in (one, 10 * one, other, 1e-3 * other, one):
+        expected = stacked_solution(matrix, residual, penalty, theta, damping)
+        torch.testing.assert_close(problem.solve(damping), expected, rtol=1e-10, atol=1e-12)
+
+
+@by_solver
+def test_solving_changes_no_argument(solver):
+    matrix, residual, theta, penalty = draw(6, 6), draw(6, seed=1), draw(6, seed=2), torch.full((6,), 0.2).double()
+    damping = torch.ones(6).double()
+    arguments = [matrix, residual, theta, penalty, damping]
+    before = [argument.clone() for argument in arguments]
+    problem = solver([(matrix, residual)], penalty, theta)
+    first = problem.solve(damping)
+    problem.quadratic(first)
+    assert torch.equal(problem.solve(damping), first)
+    assert all(map(torch.equal, arguments, before))
+
+
+@by_solver
+def test_rows_may_come_from_a_generator(solver):
+    matrix, residual, theta = draw(12, 4), draw(12, seed=1), draw(4, seed=2)
+    penalty, damping = torch.zeros(4).double(), torch.ones(4).double()
+    problem = solver((part for part in in_chunks(matrix, residual, 5)), penalty, theta)
+    expected = stacked_solution(matrix, residual, penalty, theta, damping)
+    torch.testing.assert_close(problem.solve(damping), expected, rtol=1e-10, atol=1e-12)
+
+
+@by_solver
+@pytest.mark.parametrize("shape", [(9, 4), (4, 9), (5, 4)], ids=["tall", "wide", "one row more"])
+def test_a_matrix_that_is_not_finite_gives_none(solver, shape):
+    matrix = draw(*shape)
+    matrix[1, 2] = math.nan
+    theta = torch.zeros(shape[1]).double()
+    assert solver([(matrix, draw(shape[0]))], torch.zeros_like(theta), theta).solve(torch.ones_like(theta)) is None
+
+
+@pytest.mark.parametrize("damping", [-5.0, math.nan], ids=["indefinite", "nan"])
+@pytest.mark.parametrize("solver", [Cholesky, DualCholesky], ids=lambda solver: solver.__name__)
+def test_a_failed_cholesky_factorisation_gives_none(solver, damping):
+    matrix = torch.eye(3, dtype=torch.float64) * 2
+    theta = torch.zeros(3).double()
+    problem = solver([(matrix, torch.ones(3).double())], torch.zeros(3).double(), theta)
+    # H + damping has diagonal 4 - 5 < 0; the dual's kernel is 1 - 4 / 5 > 0 there, so it takes -3: 1 - 4 / 3 < 0
+    value = -3.0 if solver is DualCholesky and damping < 0 else damping
+    assert problem.solve(torch.full((3,), value).double()) is None
+
+
+def test_a_singular_triangle_gives_none():
+    matrix = torch.zeros(3, 2, dtype=torch.float64)
+    theta = torch.zeros(2).double()
+    assert QR([(matrix, torch.ones(3).double())], torch.zeros(2).double(), theta).solve(torch.zeros(2).double()) is None
+
+
+def ill_conditioned():
+    """Return A (60 x 6) with singular values from 1 to 1e-10 and r = -A d for d of ones."""
+    left, right = torch.linalg.qr(draw(60, 6))[0], torch.linalg.qr(draw(6, 6, seed=1))[0]
+    matrix = left * torch.logspace(0, -10, 6, dtype=torch.float64) @ right.T
+    return matrix, -matrix.sum(1)
+
+
+@pytest.mark.parametrize("solver", [QR, SVD], ids=lambda solver: solver.__name__)
+@pytest.mark.parametrize("size", [60, 11], ids=["one chunk", "chunks"])
+def test_orthogonal_solvers_keep_digits_at_condition_1e10(solver, size):
+    matrix, residual = ill_conditioned()
+    theta = torch.zeros(6).double()
+    found = solver(in_chunks(matrix, residual, size), theta, theta).solve(torch.full((6,), 1e-30).double())
+    # backward stable: error of about cond * eps = 1e10 * 2e-16, times a modest constant
+    assert float((found - 1).abs().max()) < 1e-4
+
+
+def test_normal_equations_lose_these_digits():
+    matrix, residual = ill_conditioned()
+    theta = torch.zeros(6).double()
+    found = Cholesky([(matrix, residual)], theta, theta).solve(torch.full((6,), 1e-30).double())
+    assert found is None or float((found - 1).abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("n_params", [1, 255, 256, 257, 520, 700])
+def test_add_gram_adds_the_upper_triangle_of_the_product(n_params):
+    first, second = draw(9, n_params), draw(4, n_params, seed=1)
+    gram = torch.zeros(n_params, n_params, dtype=torch.float64)
+    add_gram(gram, first)
+    add_gram(gram, second)
+    expected = first.T @ first + second.T @ second
+    torch.testing.assert_close(gram.triu(), expected.triu(), rtol=1e-12, atol=1e-12)
+
+
+def test_cholesky_over_several_blocks_of_columns():
+    n_params = 2 * solvers.GRAM_BLOCK + 10
+    matrix, residual = draw(n_params + 30, n_params), draw(n_params + 30, seed=1)
+    theta = draw(n_params, seed=2)
+    penalty = (torch.arange(n_params) % 3 == 0).double()
+    problem = Cholesky(in_chunks(matrix, residual, 100), penalty, theta)
+    torch.testing.assert_close(problem.curvature, matrix.T @ matrix + torch.diag(penalty), rtol=1e-11, atol=1e-11)
+    damping = torch.ones_like(theta)
+    expected = stacked_solution(matrix, residual, penalty, theta, damping)
+    torch.testing.assert_close(problem.solve(damping), expected, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_rows", "n_params", "dtype", "expected", "reason"),
+    [
+        ("auto", 100, 5, torch.float64, QR, "qr: 5 parameters in float64"),
+        ("auto", 3, 5, torch.float64, QR, "qr"),
+        ("auto", 100, solvers.QR_MAX_PARAMS, torch.float64, QR, "qr"),
+        ("auto", 100, solvers.QR_MAX_PARAMS + 1, torch.float64, Cholesky, "100 rows, 33 parameters"),
+        ("auto", 100, 5, torch.float32, Cholesky, "cholesky: 100 rows"),
+        ("auto", 33, 33, torch.float64, Cholesky, "cholesky: 33 rows"),
+        ("auto", 32, 33, torch.float64, DualCholesky, "dual: 32 rows, 33 parameters"),
+        ("auto", 3, 5, torch.float32, DualCholesky, "dual"),
+        ("cholesky", 100, 5, torch.float64, Cholesky, "cholesky"),
+        ("cholesky", 4, 5, torch.float64, DualCholesky, "dual"),
+        ("qr", 100, 500, torch.float32, QR, "as asked"),
+        ("svd", 100, 500, torch.float32, SVD, "as asked"),
+    ],
+)
+def test_choice_of_solver_and_its_reason(name, n_rows, n_params, dtype, expected, reason):
+    solver, why = choose_solver(name, n_rows, n_params, dtype)
+    assert solver is expected
+    assert reason in why
