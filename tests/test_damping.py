@@ -234,7 +234,11 @@ def test_subclasses_and_instances():
 @pytest.mark.parametrize(
     ("damping", "keywords", "message"),
     [
-        ("nielson", {}, r"`damping` must be one of 'nielsen', 'standard', 'fletcher'; got 'nielson'; did you mean 'nielsen'\?"),
+        (
+            "nielson",
+            {},
+            r"`damping` must be one of 'nielsen', 'standard', 'fletcher'; got 'nielson'; did you mean 'nielsen'\?",
+        ),
         (3.0, {}, r"`damping` must be one of .* or a subclass or an instance of Damping; got 3.0"),
         (None, {}, r"`damping` must be one of .*; got None"),
         (dict, {}, r"`damping` must be one of .*; got <class 'dict'>"),

@@ -1,9 +1,12 @@
 """`LMRegressor` and `LMClassifier` as a scikit-learn user meets them."""
 
+import contextlib
 import copy
 import functools
+import inspect
 import io
 import pickle
+import re
 import warnings
 
 import joblib
@@ -12,6 +15,7 @@ import pandas as pd
 import pytest
 import sklearn
 import torch
+from scipy.optimize import minimize
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
@@ -24,12 +28,10 @@ from sklearn.metrics import accuracy_score, log_loss, r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from skorch.callbacks import Callback
 from torch import nn
 
-from sklm import LMClassifier, LMRegressor
-from sklm.damping import Damping, MultiplicativeDamping
-from sklm.losses import Huber, Loss
-from sklm.selection import RandomSelection, Selection
+from sklm import LMClassifier, LMRegressor, damping, losses, selection
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -360,8 +362,6 @@ def recording(*names):
         calls.append(given)
         return nn.Linear(3, 1)
 
-    import inspect
-
     build.__signature__ = inspect.Signature([inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in names])
     return build, calls
 
@@ -423,7 +423,7 @@ def test_init_from_data_gets_the_training_data():
 # ---------------------------------------------------------------- criteria
 
 
-class Quartic(Loss):
+class Quartic(losses.Loss):
     def value(self, outputs, targets):
         return (outputs - targets).pow(4).sum(1)
 
@@ -440,8 +440,8 @@ CRITERIA = {
     "HuberLoss()": nn.HuberLoss(delta=0.5),
     "SmoothL1Loss": nn.SmoothL1Loss,
     "other torch loss": nn.HuberLoss(reduction="sum"),
-    "Loss class": Huber,
-    "Loss instance": Huber(delta=0.3),
+    "Loss class": losses.Huber,
+    "Loss instance": losses.Huber(delta=0.3),
     "Loss subclass": Quartic,
     "Loss subclass instance": Quartic(),
 }
@@ -449,8 +449,6 @@ CRITERIA = {
 
 @pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
 def test_regression_criteria_reach_their_minimum(criterion):
-    from scipy.optimize import minimize
-
     model = regressor(module=Linear, criterion=criterion, max_epochs=300, ftol=1e-12).fit(X, Y)
     design, target = torch.tensor(np.column_stack([X, np.ones(40)])), torch.tensor(Y)[:, None]
 
@@ -742,7 +740,7 @@ def test_html(model):
 # ---------------------------------------------------------------- weights
 
 
-@pytest.mark.parametrize("selection", [None, "random"])
+@pytest.mark.parametrize("rule", [None, "random"])
 @pytest.mark.parametrize(
     ("build", "y"),
     [
@@ -754,10 +752,10 @@ def test_html(model):
         pytest.param(functools.partial(LMRegressor, random_state=0, max_epochs=20), Y, id="MLP"),
     ],
 )
-def test_weights_equal_repeated_rows(build, y, selection):
-    weighted = build(selection=selection).fit(X, y, sample_weight=WEIGHTS)
+def test_weights_equal_repeated_rows(build, y, rule):
+    weighted = build(selection=rule).fit(X, y, sample_weight=WEIGHTS)
     rows = np.repeat(np.arange(40), WEIGHTS)
-    repeated = build(selection=selection).fit(X[rows], np.asarray(y)[rows])
+    repeated = build(selection=rule).fit(X[rows], np.asarray(y)[rows])
     output = "predict" if not hasattr(weighted, "predict_proba") else "predict_proba"
     np.testing.assert_allclose(getattr(weighted, output)(X), getattr(repeated, output)(X), rtol=1e-9)
     np.testing.assert_allclose(weighted.loss_curve_, repeated.loss_curve_, rtol=1e-9)
@@ -853,8 +851,6 @@ def validation_loss(model, rows):
 
 
 def test_early_stopping_restores_the_best_parameters():
-    from skorch.callbacks import Callback
-
     class Rows(Callback):
         def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
             self.valid = dataset_valid
@@ -863,20 +859,18 @@ def test_early_stopping_restores_the_best_parameters():
     model = regressor(
         early_stopping=True, module__n_hidden=20, max_epochs=200, validation_fraction=0.25, callbacks=[rows]
     ).fit(X, Y)
-    losses = model.history_[:, "valid_loss"]
+    curve = model.history_[:, "valid_loss"]
     valid = rows.valid
     error = model.predict(valid.X) - valid.targets.numpy()
     assert len(valid) == 10
-    assert int(np.argmin(losses)) < len(losses) - 1  # it did overfit
-    np.testing.assert_allclose(0.5 * np.mean(np.square(error)), min(losses), rtol=1e-10)
+    assert int(np.argmin(curve)) < len(curve) - 1  # it did overfit
+    np.testing.assert_allclose(0.5 * np.mean(np.square(error)), min(curve), rtol=1e-10)
     assert "the best" in model.message_
-    assert len(losses) == int(np.argmin(losses)) + 1 + 10  # n_iter_no_change
-    np.testing.assert_allclose(model.loss_, model.history_[int(np.argmin(losses)), "train_loss"])
+    assert len(curve) == int(np.argmin(curve)) + 1 + 10  # n_iter_no_change
+    np.testing.assert_allclose(model.loss_, model.history_[int(np.argmin(curve)), "train_loss"])
 
 
 def test_early_stopping_split_is_stratified():
-    from skorch.callbacks import Callback
-
     class Rows(Callback):
         def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
             self.valid, self.train = dataset_valid.y, dataset_train.y
@@ -915,8 +909,6 @@ def test_convergence_warning_of_mini_batches_names_their_cures():
     ],
 )
 def test_message_names_the_test_that_stopped(params, message):
-    import re
-
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = regressor(max_epochs=100, **params).fit(X, Y)
@@ -947,7 +939,7 @@ def test_fitted_attributes_of_a_full_batch():
     assert isinstance(model.module_, Network)
     assert not model.module_.training
     assert model.optimizer_.module is model.module_
-    assert isinstance(model.criterion_, Loss)
+    assert isinstance(model.criterion_, losses.Loss)
     assert (model.n_features_in_, model.n_outputs_) == (3, 1)
     assert model.feature_names_in_.tolist() == ["a", "b", "c"]
     assert model.device_.type == ("cuda" if torch.cuda.is_available() else "cpu")
@@ -1006,7 +998,7 @@ REPRODUCIBLE = {
 def test_same_random_state_same_numbers(params):
     one = regressor(max_epochs=5, **params).fit(X, Y)
     torch.manual_seed(1234)
-    np.random.seed(1234)  # noqa: NPY002
+    np.random.seed(1234)
     other = regressor(max_epochs=5, **params).fit(X, Y)
     assert_same_fit(one, other)
     different = regressor(max_epochs=5, **{**params, "random_state": 1}).fit(X, Y)
@@ -1065,10 +1057,8 @@ def test_a_module_that_writes_into_its_input_does_not_reach_the_callers_array(ma
 
     rows = make(X.copy())
     y = Y.copy()
-    try:
+    with contextlib.suppress(RuntimeError):  # refusing is as good as copying
         regressor(module=Writing, max_epochs=3).fit(rows, y).predict(rows)
-    except RuntimeError:  # refusing is as good as copying
-        pass
     np.testing.assert_array_equal(np.asarray(rows), X)
 
 
@@ -1124,7 +1114,7 @@ def test_jacobian_max_rows_changes_rounding_only(rows, n_hidden):
     np.testing.assert_allclose(one.loss_curve_, other.loss_curve_, rtol=1e-6)
 
 
-class Halving(Damping):
+class Halving(damping.Damping):
     def __init__(self, *, initial=1.0, factor=0.5):
         super().__init__(initial=initial)
         self.factor = factor
@@ -1144,18 +1134,18 @@ class Halving(Damping):
 def test_damping_subclass(params):
     model = regressor(module=Linear, max_epochs=4, ftol=None, xtol=None, gtol=None, **params).fit(X, Y)
     assert model.history_[:2, "damping"] == [1.0, 0.25]
-    if isinstance(params["damping"], Damping):
+    if isinstance(params["damping"], damping.Damping):
         assert params["damping"].value == 1.0  # the user's instance is not used up
         assert model.optimizer_.damping is not params["damping"]
 
 
 def test_built_in_damping_as_instance():
-    one = regressor(damping=MultiplicativeDamping(increase=3.0, decrease=0.3)).fit(X, Y)
+    one = regressor(damping=damping.MultiplicativeDamping(increase=3.0, decrease=0.3)).fit(X, Y)
     other = regressor(damping="standard", damping__increase=3.0, damping__decrease=0.3).fit(X, Y)
     assert_same_fit(one, other)
 
 
-class BiasesOnly(Selection):
+class BiasesOnly(selection.Selection):
     def __init__(self):
         self.calls = 0
 
@@ -1169,17 +1159,17 @@ class BiasesOnly(Selection):
         return torch.cat(positions)
 
 
-@pytest.mark.parametrize("selection", [BiasesOnly, BiasesOnly()], ids=["class", "instance"])
-def test_selection_subclass(selection):
+@pytest.mark.parametrize("rule", [BiasesOnly, BiasesOnly()], ids=["class", "instance"])
+def test_selection_subclass(rule):
     module = Network(3, 1)
-    model = regressor(module=module, selection=selection).fit(X, Y)
+    model = regressor(module=module, selection=rule).fit(X, Y)
     for name, value in model.module_.state_dict().items():
         moved = not torch.equal(value, module.state_dict()[name].double())
         assert moved == name.endswith("bias")
-    if isinstance(selection, Selection):
-        assert selection.calls == 0  # the user's instance is not touched
+    if isinstance(rule, selection.Selection):
+        assert rule.calls == 0  # the user's instance is not touched
 
 
 def test_built_in_selection_as_instance():
-    one = regressor(selection=RandomSelection(subset_size=4)).fit(X, Y)
+    one = regressor(selection=selection.RandomSelection(subset_size=4)).fit(X, Y)
     assert_same_fit(one, regressor(selection="random", selection__subset_size=4).fit(X, Y))

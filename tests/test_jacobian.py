@@ -22,6 +22,9 @@ from sklm.engine.jacobian import (
 
 N = 5
 
+# torch's own note on operators that `vmap` runs in a loop (attention, weight_norm); the numbers are the same
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+
 
 @pytest.fixture(autouse=True)
 def _seeded():

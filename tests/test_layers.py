@@ -82,7 +82,9 @@ def violations(name, imported):
     return wrong
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.parent != ROOT or path.name != "__init__.py"], ids=module_name)
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.parent != ROOT or path.name != "__init__.py"], ids=module_name
+)
 def test_a_file_imports_only_what_lies_below_it(path):
     assert violations(module_name(path), imports_of(path)) == []
 

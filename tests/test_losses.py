@@ -61,7 +61,18 @@ def from_torch(criterion, outputs, targets, curvature, negative=False):
 
 
 def settings_of(criterion):
-    names = ["delta", "beta", "log_input", "full", "weight", "label_smoothing", "ignore_index", "pos_weight", "p", "margin"]
+    names = [
+        "delta",
+        "beta",
+        "log_input",
+        "full",
+        "weight",
+        "label_smoothing",
+        "ignore_index",
+        "pos_weight",
+        "p",
+        "margin",
+    ]
     return {name: getattr(criterion, name) for name in names if hasattr(criterion, name)}
 
 
@@ -174,7 +185,9 @@ CASES = {
         nn.CrossEntropyLoss(), LOGITS, torch.where(HARD == 2, -100, HARD), "hessian"
     ),
     "CrossEntropyLoss, ignore_index, a class": from_torch(nn.CrossEntropyLoss(ignore_index=1), LOGITS, HARD, "hessian"),
-    "CrossEntropyLoss, everything ignored": from_torch(nn.CrossEntropyLoss(), LOGITS, torch.full((12,), -100), "hessian"),
+    "CrossEntropyLoss, everything ignored": from_torch(
+        nn.CrossEntropyLoss(), LOGITS, torch.full((12,), -100), "hessian"
+    ),
     "CrossEntropyLoss, weight, label_smoothing, ignore_index": from_torch(
         nn.CrossEntropyLoss(weight=CLASS_WEIGHTS, label_smoothing=0.3, ignore_index=0), LOGITS, HARD, "hessian"
     ),
@@ -185,9 +198,7 @@ CASES = {
     "BCELoss, sum": from_torch(nn.BCELoss(reduction="sum"), *PROBABILITIES, "fisher"),
     "BCELoss, weight": from_torch(nn.BCELoss(weight=tensor(1.0, 2.0)), *PROBABILITIES, "none"),
     "BCEWithLogitsLoss": from_torch(nn.BCEWithLogitsLoss(), *BINARY, "hessian"),
-    "BCEWithLogitsLoss, pos_weight": from_torch(
-        nn.BCEWithLogitsLoss(pos_weight=POSITIVE_WEIGHTS), *BINARY, "hessian"
-    ),
+    "BCEWithLogitsLoss, pos_weight": from_torch(nn.BCEWithLogitsLoss(pos_weight=POSITIVE_WEIGHTS), *BINARY, "hessian"),
     "BCEWithLogitsLoss, pos_weight, sum": from_torch(
         nn.BCEWithLogitsLoss(pos_weight=POSITIVE_WEIGHTS, reduction="sum"), *FRACTIONS, "hessian"
     ),
@@ -199,7 +210,9 @@ CASES = {
 }
 by_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 with_ggn = pytest.mark.parametrize(
-    "case", [c for c in CASES.values() if c.curvature != "none"], ids=[n for n, c in CASES.items() if c.curvature != "none"]
+    "case",
+    [c for c in CASES.values() if c.curvature != "none"],
+    ids=[n for n, c in CASES.items() if c.curvature != "none"],
 )
 non_negative = pytest.mark.parametrize(
     "case", [c for c in CASES.values() if not c.negative], ids=[n for n, c in CASES.items() if not c.negative]
@@ -264,7 +277,9 @@ def test_gauss_newton_residual_and_factor(case):
     assert factor.shape == (*residual.shape, case.outputs.shape[1])
     gradient, curvature = products(residual, factor)
     torch.testing.assert_close(gradient, reference_gradient(case), **CLOSE)
-    torch.testing.assert_close(curvature, reference_curvature(case), **CLOSE)
+    # torch's second derivative of binary_cross_entropy adds 1e-12 to p (1 - p), which is above 0.009 in these data
+    close = {"rtol": 1e-9, "atol": 1e-12} if case.curvature == "fisher" else CLOSE
+    torch.testing.assert_close(curvature, reference_curvature(case), **close)
 
 
 @non_negative
@@ -407,7 +422,8 @@ SATURATED = tensor(0.0, 40.0, -40.0, 100.0, -100.0, 700.0, -700.0, 1e4, -1e4)
 
 EXTREME = {
     **{
-        kind.__name__: (kind, HUGE, torch.zeros_like(HUGE)) for kind in (SquaredError, AbsoluteError, Huber, SoftL1, Cauchy)
+        kind.__name__: (kind, HUGE, torch.zeros_like(HUGE))
+        for kind in (SquaredError, AbsoluteError, Huber, SoftL1, Cauchy)
     },
     "MSELoss": (lambda **kw: TorchLoss(nn.MSELoss(), **kw), HUGE, torch.zeros_like(HUGE)),
     "HuberLoss": (lambda **kw: TorchLoss(nn.HuberLoss(), **kw), HUGE, torch.zeros_like(HUGE)),
@@ -521,7 +537,9 @@ def test_outputs_that_are_not_numbers_give_a_value_that_is_none(make):
 
 def test_a_negative_loss_has_no_square_root():
     loss = TorchLoss(nn.PoissonNLLLoss(), curvature="sqrt")
-    with pytest.raises(ValueError, match=r"`criterion__curvature='sqrt'` needs a loss >= 0; .*PoissonNLLLoss.* is -2\.28"):
+    with pytest.raises(
+        ValueError, match=r"`criterion__curvature='sqrt'` needs a loss >= 0; .*PoissonNLLLoss.* is -2\.27"
+    ):
         loss.linearize(tensor([2.0]), tensor([4.83]))  # e^2 - 4.83 * 2 = -2.27
 
 
@@ -620,7 +638,11 @@ FITTING = r" needs one target per output; the module returns \(4, 2\) and the ta
         (CrossEntropy(), torch.zeros(4, 3), FITTING + r"\(4, 3\)"),
         (CrossEntropy(), torch.zeros(3).long(), r"needs one class index per sample; the module returns \(4, 2\)"),
         (CrossEntropy(), torch.zeros(4, 2).long(), r"needs one class index per sample"),
-        (CrossEntropy(), torch.tensor([0, 1, 2, 0]), r"needs class indices from 0 to 1, .*; got 0 to 2\. Give the module"),
+        (
+            CrossEntropy(),
+            torch.tensor([0, 1, 2, 0]),
+            r"needs class indices from 0 to 1, .*; got 0 to 2\. Give the module",
+        ),
         (CrossEntropy(), torch.tensor([0, 1, -1, 0]), r"needs class indices from 0 to 1, .*; got -1 to 1"),
         (TorchLoss(nn.MSELoss()), torch.zeros(4), r"MSELoss|SquaredError"),
         (TorchLoss(nn.CrossEntropyLoss()), torch.tensor([0, 1, 2, -100]), r"class indices from 0 to 1, .*; got 0 to 2"),
@@ -681,7 +703,9 @@ def test_a_torch_loss_must_keep_its_samples_apart():
         def forward(self, outputs, targets):
             return (outputs - targets).cosh().log().mean()
 
-    with pytest.raises(ValueError, match=r"must return one loss per sample with reduction='none'; pass another criterion"):
+    with pytest.raises(
+        ValueError, match=r"must return one loss per sample with reduction='none'; pass another criterion"
+    ):
         TorchLoss(Mean()).value(*REAL)
 
 
@@ -740,7 +764,9 @@ def test_a_subclass_works_where_gradients_are_switched_off():
 
 
 def test_a_subclass_without_gauss_newton_says_so():
-    with pytest.raises(ValueError, match=r"`criterion__curvature='ggn'` needs a loss that defines it, and Quartic\(\) does"):
+    with pytest.raises(
+        ValueError, match=r"`criterion__curvature='ggn'` needs a loss that defines it, and Quartic\(\) does"
+    ):
         Quartic(curvature="ggn")
     with pytest.raises(TypeError, match=r"Quartic defines no Gauss-Newton curvature; use curvature='sqrt'"):
         Quartic().ggn(*REAL)
@@ -807,23 +833,39 @@ def test_a_loss_instance_is_taken_as_it_is():
         (nn.Identity(), {}, r"`criterion` must be a torch loss with a `reduction` attribute; got Identity\(\)"),
         (nn.Identity, {}, r"`criterion` must be a torch loss with a `reduction` attribute"),
         (nn.Linear, {}, r"`criterion`"),
-        (Huber(), {"delta": 2.0}, r"`criterion` is an instance, so `criterion__delta` cannot be applied to it; set the"),
+        (
+            Huber(),
+            {"delta": 2.0},
+            r"`criterion` is an instance, so `criterion__delta` cannot be applied to it; set the",
+        ),
         (Huber(), {"curvature": "sqrt"}, r"`criterion` is an instance, so `criterion__curvature` cannot be applied"),
         (nn.HuberLoss(), {"delta": 2.0}, r"`criterion__delta`"),
         (nn.HuberLoss(), {"criterion": nn.MSELoss()}, r"`criterion__criterion`"),
         ("squared_error", {"delta": 2.0}, r"`criterion__delta` is not a parameter of SquaredError; it takes curvature"),
         ("huber", {"dleta": 2.0}, r"`criterion__dleta` is not a parameter of Huber; .*; did you mean 'delta'\?"),
-        (nn.SmoothL1Loss, {"bta": 2.0}, r"`criterion__bta` is not a parameter of SmoothL1Loss; .* did you mean 'beta'\?"),
+        (
+            nn.SmoothL1Loss,
+            {"bta": 2.0},
+            r"`criterion__bta` is not a parameter of SmoothL1Loss; .* did you mean 'beta'\?",
+        ),
         ("squared_error", {"curvature": "gn"}, r"`criterion__curvature` must be one of 'ggn', 'sqrt'; got 'gn'"),
         ("squared_error", {"curvature": 1}, r"`criterion__curvature` must be one of 'ggn', 'sqrt'; got 1"),
-        (nn.MultiMarginLoss, {"curvature": "ggn"}, r"`criterion__curvature='ggn'` needs a loss that defines it, and Torch"),
+        (
+            nn.MultiMarginLoss,
+            {"curvature": "ggn"},
+            r"`criterion__curvature='ggn'` needs a loss that defines it, and Torch",
+        ),
         (nn.PoissonNLLLoss(log_input=False), {"curvature": "ggn"}, r"`criterion__curvature='ggn'` needs a loss that"),
         ("huber", {"delta": 0}, r"`criterion__delta` must be a finite number > 0; got 0\."),
         ("cauchy", {"delta": -1.0}, r"`criterion__delta` must be a finite number > 0; got -1.0"),
         ("soft_l1", {"delta": "1"}, r"`criterion__delta` must be a finite number > 0; got '1'"),
         ("huber", {"delta": float("nan")}, r"`criterion__delta` must be a finite number > 0; got nan"),
         ("absolute_error", {"smoothing": 0.0}, r"`criterion__smoothing` must be a finite number > 0; got 0.0"),
-        (BinaryCrossEntropy, {"from_logits": False, "positive_weight": 2.0}, r"`criterion__positive_weight` needs `from_log"),
+        (
+            BinaryCrossEntropy,
+            {"from_logits": False, "positive_weight": 2.0},
+            r"`criterion__positive_weight` needs `from_log",
+        ),
         (BinaryCrossEntropy, {"positive_weight": -1.0}, r"`criterion__positive_weight` must be .*; got -1"),
         (BinaryCrossEntropy, {"positive_weight": float("nan")}, r"`criterion__positive_weight` must be .*; got nan"),
     ],

@@ -117,7 +117,7 @@ def test_init_from_data_leaves_the_data_alone():
 def test_nguyen_widrow(units, fan_in, steepness):
     linear = torch.nn.Linear(fan_in, units).double()
     nguyen_widrow_(linear, steepness=steepness)
-    norm = steepness * 0.7 * units ** (1 / fan_in)  # for inputs in [-1, 1]; ours fill plus and minus sqrt(3)
+    norm = steepness * 0.25 * units ** (1 / fan_in)  # for inputs in [-1, 1]; ours fill plus and minus sqrt(3)
     weight, bias = linear.weight.detach().numpy(), linear.bias.detach().numpy()
     np.testing.assert_allclose(np.linalg.norm(weight, axis=1), norm / math.sqrt(3), rtol=1e-12)
     expected = np.linspace(-norm, norm, units) if units > 1 else np.zeros(1)
@@ -128,7 +128,7 @@ def test_nguyen_widrow(units, fan_in, steepness):
 def test_sigmoid_networks_start_as_nguyen_widrow(activation, steepness):
     module = MLP(2, 1, hidden_layer_sizes=(9,), activation=activation)
     norms = module.layers[0].weight.detach().norm(dim=1)
-    torch.testing.assert_close(norms, torch.full((9,), steepness * 0.7 * 3 / math.sqrt(3)))
+    torch.testing.assert_close(norms, torch.full((9,), steepness * 0.25 * 3 / math.sqrt(3)))
 
 
 @pytest.mark.parametrize("activation", ["relu", "softplus", "silu", "gelu", "identity"])
@@ -174,7 +174,9 @@ def test_activation_functions():
         np.testing.assert_allclose(ACTIVATIONS[name]()(x).numpy(), values, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("hidden", [0, -3, (5, 0), (2.5,), [True], True, "abc", (None,), (float("nan"),), 2.5], ids=repr)
+@pytest.mark.parametrize(
+    "hidden", [0, -3, (5, 0), (2.5,), [True], True, "abc", (None,), (float("nan"),), 2.5], ids=repr
+)
 def test_wrong_layer_sizes(hidden):
     with pytest.raises(ValueError, match=r"`module__hidden_layer_sizes` must be integers >= 1; got"):
         MLP(2, 1, hidden_layer_sizes=hidden)

@@ -6,6 +6,7 @@ import copy
 import io
 import math
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -17,11 +18,11 @@ from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
 from torch import Tensor, nn
 
 from sklm import LevenbergMarquardt
-from sklm.damping import MultiplicativeDamping, NielsenDamping
+from sklm.engine.damping import MultiplicativeDamping, NielsenDamping, resolve_damping
 from sklm.engine import optimizer as optimizer_module
 from sklm.engine import solvers
-from sklm.losses import Cauchy, CrossEntropy, Huber, Loss, SoftL1, SquaredError
-from sklm.selection import LayerSelection, RandomSelection
+from sklm.engine.losses import Cauchy, CrossEntropy, Huber, Loss, SoftL1, SquaredError, resolve_loss
+from sklm.engine.selection import LayerSelection, RandomSelection
 
 SOLVERS = ["auto", "cholesky", "qr", "svd"]
 SCALINGS = ["more", "marquardt", "identity", "max"]
@@ -141,7 +142,10 @@ def test_predicted_reduction_is_that_of_the_quadratic_model(solver, lr):
     """actual / gain_ratio against m(0) - m(lr d), with J from autograd and d read off the parameters."""
     module, x, y, alpha, n = net(), draw(15, 2), draw(15, 1), 0.3, 15
     theta, parameters = flat(module), list(module.parameters())
-    rows = [torch.cat([g.reshape(-1) for g in torch.autograd.grad(o, parameters)]) for o in module(x).reshape(-1)]
+    rows = [
+        torch.cat([g.reshape(-1) for g in torch.autograd.grad(o, parameters, retain_graph=True)])
+        for o in module(x).reshape(-1)
+    ]
     matrix = torch.stack(rows) / n**0.5
     residual = (module(x) - y).detach()[:, 0] / n**0.5
     penalty = torch.cat([torch.full((p.numel(),), alpha / n if p.ndim > 1 else 0.0).double() for p in parameters])
@@ -337,17 +341,15 @@ def test_all_forms_make_the_same_step(monkeypatch, n_samples, scaling, alpha, n_
     a = np.concatenate([np.full(p.numel(), alpha / n if p.ndim > 1 else 0.0) for p in parameters])
     h = (A**2).sum(0) + a
     D = {"more": h, "marquardt": h, "identity": np.ones_like(h), "max": np.full_like(h, h.max())}[scaling]
-    lam, p = 0.05, len(h)
-    left = np.vstack([A, np.diag(np.sqrt(a)), np.diag(np.sqrt(lam * D))])
-    right = np.r_[r, np.sqrt(a) * theta.numpy(), np.zeros(p)]
-    expected = theta.numpy() - np.linalg.lstsq(left, right, rcond=None)[0]
     for form in CLASSES:
-        damping = NielsenDamping(initial=lam, scaling=scaling)
+        damping = NielsenDamping(initial=0.05, scaling=scaling)
         got, result = one_step(
             x, y, n_out=n_out, hidden=2, damping=damping, alpha=alpha, monkeypatch=monkeypatch, forced=form
         )
         assert result.accepted, form
-        assert result.attempts == 1
+        left = np.vstack([A, np.diag(np.sqrt(a)), np.diag(np.sqrt(result.damping * D))])
+        right = np.r_[r, np.sqrt(a) * theta.numpy(), np.zeros(len(h))]
+        expected = theta.numpy() - np.linalg.lstsq(left, right, rcond=None)[0]
         np.testing.assert_allclose(got.numpy(), expected, rtol=1e-8, atol=1e-10, err_msg=form.__name__)
 
 
@@ -420,10 +422,10 @@ class Rosenbrock(nn.Module):
 
     def forward(self, x):
         a, b = self.theta
-        return torch.stack([10 * (b - a**2), 1 - a]) + 0 * x
+        return torch.where(x == 0, 10 * (b - a**2), 1 - a)
 
 
-ROSENBROCK = torch.zeros(2).double(), torch.zeros(2).double()
+ROSENBROCK = torch.tensor([0.0, 1.0]).double(), torch.zeros(2).double()
 
 
 def test_rosenbrock_is_solved():
@@ -537,9 +539,6 @@ def test_non_finite_jacobian_fails_and_touches_nothing(solver):
 )
 def test_the_loss_never_rises(seed, damping, scaling, solver, criterion, curvature, lr, alpha, n_samples):
     """The loss is computed here from the module itself, by the formula of F."""
-    from sklm.damping import resolve_damping
-    from sklm.losses import resolve_loss
-
     loss = resolve_loss(criterion, {"curvature": curvature})
     x = draw(n_samples, 2, seed=seed)
     y = draw(n_samples, 2, seed=seed + 1)
@@ -552,6 +551,7 @@ def test_the_loss_never_rises(seed, damping, scaling, solver, criterion, curvatu
         module, loss, lr=lr, alpha=alpha, solver=solver, damping=resolve_damping(damping, {"scaling": scaling})
     )
 
+    @torch.no_grad()
     def objective():
         penalty = sum(p.square().sum() for p in module.parameters() if p.ndim > 1) * alpha / 2 / n_samples
         return float(loss(module(x), y) + penalty)
@@ -641,7 +641,7 @@ def test_each_test_ends_a_run(only, message):
     module = Exponential()
     result = run(LevenbergMarquardt(module, **tolerances), x, y)
     assert result.status == "converged"
-    assert __import__("re").fullmatch(message, result.message), result.message
+    assert re.fullmatch(message, result.message), result.message
     fitted = optimize.least_squares(lambda t: Exponential.numpy(t, x.numpy()) - y.numpy(), [1, 0.5, 0], xtol=1e-15)
     np.testing.assert_allclose(flat(module).numpy(), fitted.x, rtol=1e-3)
 
@@ -1075,7 +1075,7 @@ def test_targets_of_another_dtype(targets):
         ({"seed": -1}, r"`seed` must be an integer >= 0; got -1\."),
         ({"seed": 1.5}, "`seed` must be an integer"),
     ],
-    ids=lambda value: repr(value) if isinstance(value, dict) else None,
+    ids=lambda value: repr(value) if isinstance(value, dict) else "",
 )
 def test_bad_arguments(keywords, message):
     with pytest.raises(ValueError, match=message):
@@ -1164,7 +1164,7 @@ def test_bad_outputs(function, message):
 @pytest.mark.parametrize("curvature", ["ggn", "nonsense"])
 def test_curvature_a_loss_does_not_have(curvature):
     with pytest.raises(ValueError, match="criterion__curvature"):
-        Walled.__bases__[0].__init__(Walled(0.0, 1.0), curvature=curvature)
+        Masked(curvature=curvature)
 
 
 def test_negative_losses_are_refused():

@@ -23,7 +23,7 @@ def in_chunks(matrix, residual, size):
 
 
 def stacked_solution(matrix, residual, penalty, theta, damping):
-    """Return argmin |A d + r|^2 + sum a (theta + d)^2 + sum damping d^2 from all rows, by an SVD-based LAPACK driver."""
+    """Return argmin |A d + r|^2 + sum a (theta + d)^2 + sum damping d^2 from all rows, by LAPACK's gelsd."""
     system = torch.cat([matrix, torch.diag(penalty.sqrt()), torch.diag(damping.sqrt())])
     right = torch.cat([residual, penalty.sqrt() * theta, torch.zeros_like(theta)])
     return torch.linalg.lstsq(system, -right[:, None], driver="gelsd").solution[:, 0]
@@ -171,7 +171,11 @@ def test_chunks_change_nothing(solver, make, penalize, size):
     seed=st.integers(0, 2**31),
 )
 def test_all_shapes_penalties_and_chunks_agree(n_rows, n_params, size, penalized, log_damping, seed):
-    matrix, residual, theta = draw(n_rows, n_params, seed=seed), draw(n_rows, seed=seed + 1), draw(n_params, seed=seed + 2)
+    matrix, residual, theta = (
+        draw(n_rows, n_params, seed=seed),
+        draw(n_rows, seed=seed + 1),
+        draw(n_params, seed=seed + 2),
+    )
     penalty = (torch.arange(n_params) < penalized).double() * 0.7
     damping = 10**log_damping * draw(n_params, seed=seed + 3).abs().clamp_min(0.1)
     expected = stacked_solution(matrix, residual, penalty, theta, damping)

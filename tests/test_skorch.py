@@ -1,0 +1,527 @@
+"""skorch's callbacks, history, splits and files, with the estimators as its nets."""
+
+import copy
+import pickle
+import re
+import warnings
+
+import numpy as np
+import pytest
+import skorch
+import torch
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import accuracy_score, mean_absolute_error
+from skorch.callbacks import (
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    EpochScoring,
+    LoadInitState,
+    LRScheduler,
+    ProgressBar,
+    TrainEndCheckpoint,
+)
+from skorch.dataset import Dataset, ValidSplit
+from skorch.helper import predefined_split
+from torch import nn
+
+from sklm import LMClassifier, LMRegressor
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(40, 3))
+Y = np.sin(X[:, 0]) + X[:, 1] * 0.5 + 0.3 * RNG.normal(size=40)
+LABELS = np.where(X[:, 0] + RNG.normal(size=40) > 0, "yes", "no")
+X_NEW, Y_NEW = RNG.normal(size=(15, 3)), RNG.normal(size=15)
+
+
+class Network(nn.Module):
+    def __init__(self, n_features_in=3, n_outputs=1, n_hidden=3, dropout=0.0):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(n_features_in, n_hidden), nn.Tanh(), nn.Dropout(dropout), nn.Linear(n_hidden, n_outputs)
+        )
+
+    def forward(self, X):
+        return self.net(X)
+
+
+def regressor(**params):
+    return LMRegressor(**{"module": Network, "random_state": 0, "max_epochs": 10, **params})
+
+
+def classifier(**params):
+    return LMClassifier(**{"module": Network, "random_state": 0, "max_epochs": 10, **params})
+
+
+def state(model):
+    return {name: value.clone() for name, value in model.module_.state_dict().items()}
+
+
+def assert_same_state(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+class AtEpoch(Callback):
+    """Does something at the end of an epoch; keeps the parameters and losses of all epochs."""
+
+    def __init__(self, epoch, action):
+        self.epoch, self.action, self.states = epoch, action, []
+
+    def on_epoch_end(self, net, **kwargs):
+        self.states.append(state(net))
+        if len(net.history) == self.epoch:
+            self.action()
+
+
+def raising(error):
+    def action():
+        raise error
+
+    return action
+
+
+# ---------------------------------------------------------------- stopping and best parameters
+
+
+@pytest.mark.parametrize("load_best", [True, False])
+def test_early_stopping_callback(load_best):
+    stop = EarlyStopping(patience=3, load_best=load_best, sink=lambda text: None)
+    model = regressor(module__n_hidden=20, max_epochs=100, train_split=ValidSplit(4), callbacks=[("stop", stop)]).fit(
+        X, Y
+    )
+    losses = model.history_[:, "valid_loss"]
+    best = int(np.argmin(losses))
+    assert model.n_iter_ == len(losses) < 100
+    assert "callback" in model.message_
+    assert not model.converged_
+    _, valid = ValidSplit(4)(Dataset(X, Y), Y)
+    rows = np.asarray(valid.indices)
+    reached = 0.5 * np.mean(np.square(model.predict(X[rows]) - Y[rows]))
+    np.testing.assert_allclose(reached, losses[best if load_best else -1], rtol=1e-10)
+    assert best < len(losses) - 1
+
+
+def test_early_stopping_callback_gives_no_convergence_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        regressor(
+            module__n_hidden=20,
+            max_epochs=100,
+            train_split=ValidSplit(4),
+            callbacks=[EarlyStopping(patience=3, sink=lambda text: None)],
+        ).fit(X, Y)
+
+
+@pytest.mark.parametrize("batch_size", [-1, 8])
+def test_exception_of_a_callback_keeps_the_best_parameters(batch_size):
+    at = AtEpoch(4, raising(ZeroDivisionError("mine")))
+    model = regressor(batch_size=batch_size, callbacks=[at])
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        model.fit(X, Y)
+    losses = model.history_[:3, "train_loss"]
+    assert_same_state(state(model), at.states[int(np.argmin([*losses, model.history_[3, "train_loss"]]))])
+    assert "ZeroDivisionError" in model.message_
+    assert np.isfinite(model.predict(X)).all()
+
+
+class Interrupted(Network):
+    """Raises a Ctrl-C in a forward pass once as many passes were made."""
+
+    def __init__(self, n_calls):
+        super().__init__()
+        self.n_calls = n_calls
+
+    def forward(self, X):
+        self.n_calls -= 1
+        if self.n_calls == 0:
+            raise KeyboardInterrupt
+        return super().forward(X)
+
+
+@pytest.mark.parametrize("batch_size", [-1, 8])
+def test_ctrl_c_keeps_the_best_parameters_and_is_raised(batch_size):
+    keep = AtEpoch(-1, None)
+    model = regressor(module=Interrupted, module__n_calls=80, batch_size=batch_size, max_epochs=200, callbacks=[keep])
+    with pytest.raises(KeyboardInterrupt) as caught:
+        model.fit(X, Y)
+    assert caught.type is KeyboardInterrupt
+    assert len(keep.states) >= 2
+    losses = [row["train_loss"] for row in model.history_[: len(keep.states)]]
+    assert_same_state(state(model), keep.states[int(np.argmin(losses))])
+    assert model.message_.startswith("Interrupted by the user")
+    assert not model.converged_
+    assert model.loss_ == min(losses)
+    assert model.n_iter_ == len(model.loss_curve_) == len(losses)
+    np.testing.assert_array_equal(model.predict(X), model.predict(X))
+
+
+def test_ctrl_c_before_the_first_epoch_leaves_an_unfitted_estimator():
+    model = regressor(module=Interrupted, module__n_calls=3)
+    before = dict(vars(model))
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y)
+    assert vars(model) == before
+    with pytest.raises(NotFittedError):
+        model.predict(X)
+
+
+def test_ctrl_c_before_the_first_epoch_leaves_the_fit_before():
+    model = regressor().fit(X, Y)
+    attributes, before, predictions = dict(vars(model)), state(model), model.predict(X)
+    model.set_params(module=Interrupted, module__n_calls=3)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y)
+    changed = {name for name in vars(model) if vars(model)[name] is not attributes.get(name)}
+    assert changed == {"module", "_prefixed"}
+    assert_same_state(state(model), before)
+    np.testing.assert_array_equal(model.predict(X), predictions)
+
+
+class Switch(Network):
+    """Raises a Ctrl-C in the second batch of the first epoch after `armed` was set."""
+
+    armed = False
+    n_calls = 0
+
+    def forward(self, X):
+        if Switch.armed:
+            Switch.n_calls += 1
+            if Switch.n_calls > 15:
+                raise KeyboardInterrupt
+        return super().forward(X)
+
+
+def test_ctrl_c_in_the_first_epoch_of_a_partial_fit_leaves_the_fit_before():
+    Switch.armed = False
+    model = regressor(module=Switch, batch_size=4, max_epochs=3).fit(X, Y)
+    before, history, optimizer = state(model), model.history_.to_list(), copy.deepcopy(model.optimizer_.state_dict())
+    history = copy.deepcopy(history)
+    Switch.armed, Switch.n_calls = True, 0
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            model.partial_fit(X, Y)
+    finally:
+        Switch.armed = False
+    assert_same_state(state(model), before)
+    assert model.history_.to_list() == history
+    assert (
+        model.optimizer_.state_dict()["levenberg_marquardt"]["n_steps"] == optimizer["levenberg_marquardt"]["n_steps"]
+    )
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+RESUMED = {
+    "full batch": {},
+    "mini-batches": {"batch_size": 8},
+    "dropout": {"module__dropout": 0.3},
+    "dropout in mini-batches": {"module__dropout": 0.3, "batch_size": 8},
+    "selection": {"selection": "random"},
+    "more scaling": {"damping__scaling": "more"},
+    "alpha and standard damping": {"alpha": 0.1, "damping": "standard"},
+}
+
+
+@pytest.mark.parametrize("params", RESUMED.values(), ids=RESUMED)
+def test_resume_continues_exactly(tmp_path, params):
+    params = {"ftol": None, "xtol": None, "gtol": None, **params}
+    straight = regressor(max_epochs=10, **params).fit(X, Y)
+    checkpoint = Checkpoint(monitor=None, dirname=str(tmp_path))
+    regressor(max_epochs=5, callbacks=[checkpoint], **params).fit(X, Y)
+
+    resumed = regressor(max_epochs=5, callbacks=[LoadInitState(Checkpoint(dirname=str(tmp_path)))], **params)
+    resumed.set_params(random_state=99)  # what is loaded decides, not the new seed
+    resumed.fit(X, Y)
+
+    assert_same_state(state(resumed), state(straight))
+    assert resumed.history_[:, "train_loss"] == straight.history_[:, "train_loss"]
+    assert resumed.history_[:, "damping"] == straight.history_[:, "damping"]
+    assert resumed.n_iter_ == 10
+    np.testing.assert_array_equal(resumed.predict(X), straight.predict(X))
+
+
+def test_resume_of_the_default_network(tmp_path):
+    straight = LMRegressor(random_state=0, max_epochs=6).fit(X, Y)
+    LMRegressor(random_state=0, max_epochs=3, callbacks=[Checkpoint(monitor=None, dirname=str(tmp_path))]).fit(X, Y)
+    resumed = LMRegressor(max_epochs=3, callbacks=[LoadInitState(Checkpoint(dirname=str(tmp_path)))]).fit(X, Y)
+    np.testing.assert_allclose(resumed.predict(X), straight.predict(X), rtol=1e-6)
+
+
+def test_checkpoint_writes_all_default_files(tmp_path):
+    regressor(callbacks=[Checkpoint(monitor=None, dirname=str(tmp_path))]).fit(X, Y)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= {"params.pt", "optimizer.pt", "criterion.pt", "history.json"}
+
+
+def test_checkpoint_keeps_the_best_epoch(tmp_path):
+    checkpoint = Checkpoint(monitor="valid_loss_best", dirname=str(tmp_path))
+    keep = AtEpoch(-1, None)
+    model = regressor(module__n_hidden=20, max_epochs=30, train_split=ValidSplit(4), callbacks=[keep, checkpoint]).fit(
+        X, Y
+    )
+    best = int(np.argmin(model.history_[:, "valid_loss"]))
+    assert best < model.n_iter_ - 1
+    model.load_params(checkpoint=checkpoint)
+    assert_same_state(state(model), keep.states[best])
+
+
+def test_checkpoint_with_load_best(tmp_path):
+    checkpoint = Checkpoint(monitor="valid_loss_best", dirname=str(tmp_path), load_best=True)
+    keep = AtEpoch(-1, None)
+    model = regressor(module__n_hidden=20, max_epochs=30, train_split=ValidSplit(4), callbacks=[keep, checkpoint]).fit(
+        X, Y
+    )
+    assert_same_state(state(model), keep.states[int(np.argmin(model.history_[:, "valid_loss"]))])
+
+
+def test_train_end_checkpoint(tmp_path):
+    model = regressor(callbacks=[TrainEndCheckpoint(dirname=str(tmp_path))]).fit(X, Y)
+    other = regressor()
+    other.initialize()
+    other.load_params(checkpoint=TrainEndCheckpoint(dirname=str(tmp_path)))
+    assert_same_state(state(other), state(model))
+
+
+def test_save_and_load_params(tmp_path):
+    files = {f"f_{part}": str(tmp_path / part) for part in ("params", "optimizer", "criterion", "history")}
+    model = regressor(batch_size=8).fit(X, Y)
+    model.save_params(**files)
+    other = regressor(batch_size=8).fit(X_NEW, Y_NEW)
+    other.load_params(**files)
+    assert_same_state(state(other), state(model))
+    assert other.history_.to_list() == model.history_.to_list()
+    np.testing.assert_array_equal(other.predict(X), model.predict(X))
+    model.partial_fit(X, Y)
+    other.partial_fit(X, Y)
+    assert_same_state(state(other), state(model))
+
+
+def test_load_params_into_an_initialized_estimator(tmp_path):
+    model = regressor().fit(X, Y)
+    model.save_params(f_params=str(tmp_path / "params"))
+    other = regressor()
+    other.initialize()
+    other.load_params(f_params=str(tmp_path / "params"))
+    assert_same_state(state(other), state(model))
+    np.testing.assert_array_equal(other.predict(X), model.predict(X))
+
+
+def test_initialize_says_what_it_lacks():
+    with pytest.raises(ValueError, match=r"`module` asks for `n_features_in`.*pass `module__n_features_in`"):
+        LMRegressor().initialize()
+
+
+# ---------------------------------------------------------------- scoring
+
+
+@pytest.mark.parametrize("use_caching", [True, False], ids=["cached", "fresh"])
+@pytest.mark.parametrize("on_train", [True, False], ids=["train", "valid"])
+def test_scoring_of_a_regressor(on_train, use_caching):
+    scoring = EpochScoring(
+        "neg_mean_absolute_error", name="mae", on_train=on_train, use_caching=use_caching, lower_is_better=False
+    )
+    model = regressor(train_split=ValidSplit(4), callbacks=[scoring]).fit(X, Y)
+    train, valid = ValidSplit(4)(Dataset(X, Y), Y)
+    rows = np.asarray((train if on_train else valid).indices)
+    expected = -mean_absolute_error(Y[rows], model.predict(X[rows]))
+    np.testing.assert_allclose(model.history_[-1, "mae"], expected, rtol=1e-9)
+    assert len(model.history_[:, "mae"]) == model.n_iter_
+    assert "mae_best" in model.history_[0]
+
+
+@pytest.mark.parametrize("use_caching", [True, False], ids=["cached", "fresh"])
+@pytest.mark.parametrize("on_train", [True, False], ids=["train", "valid"])
+@pytest.mark.parametrize("batch_size", [-1, 8])
+def test_scoring_of_string_labels(on_train, use_caching, batch_size):
+    scoring = EpochScoring("accuracy", name="acc", on_train=on_train, use_caching=use_caching, lower_is_better=False)
+    split = ValidSplit(4, stratified=True)
+    model = classifier(batch_size=batch_size, train_split=split, callbacks=[scoring]).fit(X, LABELS)
+    assert all(0 <= score <= 1 for score in model.history_[:, "acc"])
+    if batch_size == -1 or not on_train or not use_caching:  # cached predictions of mini-batches are of their step
+        train, valid = split(Dataset(X, LABELS), LABELS)
+        rows = np.asarray((train if on_train else valid).indices)
+        np.testing.assert_allclose(model.history_[-1, "acc"], accuracy_score(LABELS[rows], model.predict(X[rows])))
+
+
+def test_scoring_by_a_function():
+    scoring = EpochScoring(lambda net, X, y: float(np.mean(net.predict(X) == y)), name="own", on_train=True)
+    model = classifier(callbacks=[scoring]).fit(X, LABELS)
+    np.testing.assert_allclose(model.history_[-1, "own"], model.score(X, LABELS))
+
+
+@pytest.mark.parametrize("scoring", ["neg_log_loss", "roc_auc"])
+def test_scoring_by_probabilities(scoring):
+    callback = EpochScoring(scoring, name="score", on_train=True, lower_is_better=False)
+    model = classifier(callbacks=[callback]).fit(X, LABELS)
+    from sklearn.metrics import get_scorer
+
+    np.testing.assert_allclose(model.history_[-1, "score"], get_scorer(scoring)(model, X, LABELS), rtol=1e-9)
+
+
+def test_scoring_with_early_stopping():
+    scoring = EpochScoring("accuracy", name="acc", lower_is_better=False)
+    model = classifier(early_stopping=True, validation_fraction=0.3, callbacks=[scoring]).fit(X, LABELS)
+    assert len(model.history_[:, "acc"]) == len(model.history_)
+
+
+# ---------------------------------------------------------------- splits, history, schedules
+
+
+@pytest.mark.parametrize("batch_size", [-1, 8])
+def test_predefined_split(batch_size):
+    split = predefined_split(Dataset(X_NEW, Y_NEW))
+    model = regressor(batch_size=batch_size, train_split=split).fit(X, Y)
+    expected = 0.5 * np.mean(np.square(model.predict(X_NEW) - Y_NEW))
+    np.testing.assert_allclose(model.history_[-1, "valid_loss"], expected, rtol=1e-10)
+    expected = 0.5 * np.mean(np.square(model.predict(X) - Y))
+    if batch_size == -1:
+        np.testing.assert_allclose(model.loss_, expected, rtol=1e-10)  # trained on all rows
+
+
+def test_predefined_split_with_labels():
+    new_labels = np.where(Y_NEW > 0, "yes", "no")
+    model = classifier(train_split=predefined_split(Dataset(X_NEW, new_labels))).fit(X, LABELS)
+    assert len(model.history_[:, "valid_loss"]) == model.n_iter_
+
+
+def test_predefined_split_of_float64_stays_in_the_dtype_of_the_module():
+    split = predefined_split(Dataset(X_NEW, Y_NEW))
+    model = regressor(dtype="float32", train_split=split).fit(X, Y)
+    assert np.isfinite(model.history_[:, "valid_loss"]).all()
+
+
+def test_valid_split_with_weights():
+    model = regressor(train_split=ValidSplit(4)).fit(X, Y, sample_weight=np.arange(1, 41))
+    _, valid = ValidSplit(4)(Dataset(X, Y), Y)
+    rows = np.asarray(valid.indices)
+    squares = np.square(model.predict(X[rows]) - Y[rows])
+    expected = 0.5 * np.average(squares, weights=rows + 1)
+    np.testing.assert_allclose(model.history_[-1, "valid_loss"], expected, rtol=1e-10)
+
+
+def test_history_slices():
+    model = regressor(batch_size=15, max_epochs=4, ftol=None, xtol=None, gtol=None).fit(X, Y)
+    assert isinstance(model.history_, skorch.history.History)
+    assert model.history is model.history_
+    losses = model.history_[:, "train_loss"]
+    assert len(losses) == 4
+    assert all(isinstance(loss, float) for loss in losses)
+    damping = model.history_[:, "batches", :, "damping"]
+    assert [len(epoch) for epoch in damping] == [3, 3, 3, 3]
+    assert all(value > 0 for epoch in damping for value in epoch)
+    assert model.history_[:, ("epoch", "attempts")][0][0] == 1
+    assert model.history_[-1, "batches", -1, "gain_ratio"] == model.history_[-1, "gain_ratio"]
+    sizes = np.array([15, 15, 10])
+    batches = np.array(model.history_[:, "batches", :, "train_loss"])
+    np.testing.assert_allclose(batches @ sizes / 40, losses)
+
+
+@pytest.mark.parametrize("scaling", ["max", "more"])
+def test_history_is_plain_json(tmp_path, scaling):
+    model = regressor(damping__scaling=scaling).fit(X, Y)
+    model.history_.to_file(str(tmp_path / "history.json"))
+    again = skorch.history.History.from_file(str(tmp_path / "history.json"))
+    assert again[:, "damping"] == model.history_[:, "damping"]
+
+
+def test_learning_rate_schedule():
+    seen = []
+
+    class Rates(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            seen.append(net.optimizer_.param_groups[0]["lr"])
+
+    schedule = LRScheduler(policy="StepLR", step_size=1, gamma=0.5)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+        model = regressor(max_epochs=4, callbacks=[Rates(), schedule], lr=1.0).fit(X, Y)
+    assert seen == [1.0, 0.5, 0.25, 0.125]
+    assert model.lr == 1.0
+
+
+def test_learning_rate_schedule_without_warning():
+    """torch warns when its scheduler sees no `optimizer.step`: a scheduler must find this one."""
+    schedule = LRScheduler(policy="ExponentialLR", gamma=0.9)
+    regressor(max_epochs=4, callbacks=[schedule]).fit(X, Y)
+
+
+def test_callback_changes_damping():
+    class Reset(Callback):
+        def on_epoch_begin(self, net, **kwargs):
+            net.optimizer_.damping.value = 7.0
+
+    model = regressor(max_epochs=3, callbacks=[Reset()]).fit(X, Y)
+    assert model.history_[0, "damping"] >= 7.0
+
+
+def test_callbacks_are_not_changed():
+    stop = EarlyStopping(patience=3, sink=lambda text: None)
+    before = stop.get_params()
+    model = regressor(train_split=ValidSplit(4), callbacks=[stop])
+    callbacks = model.callbacks
+    model.fit(X, Y)
+    assert model.callbacks is callbacks == [stop]
+    assert stop.get_params() == before
+
+
+def test_parameters_of_a_callback():
+    stop = EarlyStopping(patience=3, sink=lambda text: None)
+    params = {"module__n_hidden": 20, "max_epochs": 60, "train_split": ValidSplit(4)}
+    model = regressor(callbacks=[("stop", stop)], callbacks__stop__patience=1, **params).fit(X, Y)
+    other = regressor(callbacks=[("stop", EarlyStopping(patience=1, sink=lambda text: None))], **params).fit(X, Y)
+    assert model.n_iter_ == other.n_iter_
+
+
+def test_a_callback_can_be_dropped():
+    model = regressor(callbacks=[("stop", EarlyStopping())], callbacks__stop=None).fit(X, Y)
+    assert "stop" not in dict(model.callbacks_)
+
+
+def test_callbacks_disabled():
+    model = regressor(callbacks="disable").fit(X, Y)
+    plain = regressor().fit(X, Y)
+    assert model.callbacks_ == []
+    np.testing.assert_array_equal(model.predict(X), plain.predict(X))
+    assert np.isfinite(model.loss_)
+    assert model.n_iter_ == plain.n_iter_
+
+
+def test_fit_with_callbacks_survives_pickling():
+    model = regressor(callbacks=[EpochScoring("r2", name="r2", on_train=True)]).fit(X, Y)
+    other = pickle.loads(pickle.dumps(model))  # noqa: S301
+    np.testing.assert_array_equal(other.predict(X), model.predict(X))
+
+
+# ---------------------------------------------------------------- output
+
+
+@pytest.mark.parametrize("build", [regressor, classifier])
+def test_silent_by_default(capsys, build):
+    build(early_stopping=True).fit(X, Y if build is regressor else LABELS)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == ""
+
+
+@pytest.mark.parametrize("build", [regressor, classifier])
+def test_verbose_prints_a_table(capsys, build):
+    model = build(verbose=1, max_epochs=3).fit(X, Y if build is regressor else LABELS)
+    lines = capsys.readouterr().out.splitlines()
+    assert "train_loss" in lines[0]
+    assert "damping" in lines[0]
+    assert set(lines[1].split()[0]) == {"-"}
+    assert len(lines) == 2 + model.n_iter_
+    assert re.sub(r"\x1b\[\d+m", "", lines[2]).split()[0] == "1"
+
+
+def test_progress_bar(capsys):
+    pytest.importorskip("tqdm")
+    bar = ProgressBar(detect_notebook=False)
+    model = regressor(batch_size=8, max_epochs=3, callbacks=[bar]).fit(X, Y)
+    assert np.isfinite(model.predict(X)).all()
+    assert "5/5" in capsys.readouterr().err
