@@ -96,7 +96,8 @@ for curve in adam_curves:
 left.axhline(TARGET, color="0.4", linestyle=":", label="3.3e-7")
 left.set(xlabel="epoch", ylabel="mean squared error", title="Training error")
 handles = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))
-left.legend(handles.values(), handles.keys(), loc="lower left")
+left.set_xlim(0.8, 400)
+left.legend(handles.values(), handles.keys(), loc="center right", framealpha=1)
 
 grid = np.linspace(-1, 1, 1000)[:, None]
 best = lm_models[int(np.argmin(lm_errors))]

@@ -44,7 +44,6 @@ def vector(*numbers):
         ([R, R, 0.5, R, R], [2.0, 8.0, 8.0, 16.0, 64.0]),
         ([1.0, 1.0, R], [1 / 3, 1 / 9, 2 / 9]),
     ],
-    ids=str,
 )
 def test_nielsen_follows_the_published_rule(events, expected):
     assert replay(NielsenDamping(initial=1.0), events) == pytest.approx(expected, rel=1e-14)
@@ -259,7 +258,6 @@ def test_subclasses_and_instances():
         ("standard", {"decrease": 0.0}, r"`damping__decrease` must be a finite number > 0 and <= 1; got 0.0"),
         ("fletcher", {"decrease": 1.5}, r"`damping__decrease` must be a finite number > 0 and <= 1; got 1.5"),
     ],
-    ids=str,
 )
 def test_errors_name_the_parameter_the_rule_and_the_value(damping, keywords, message):
     with pytest.raises(ValueError, match=message):

@@ -130,7 +130,7 @@ def test_grid_search_in_two_processes():
         "criterion__curvature": ["ggn", "sqrt"],
     }
     data = load_diabetes(return_X_y=True)
-    sample = data[0][:60, :3], data[1][:60]
+    sample = data[0][:60, :3], np.column_stack([data[1][:60], data[0][:60, 3]])  # curvatures differ from two outputs on
     search = GridSearchCV(LMRegressor(random_state=0, max_epochs=5), grid, cv=2, n_jobs=2, error_score="raise")
     with joblib.parallel_config("loky", n_jobs=2):
         search.fit(*sample)
@@ -414,6 +414,7 @@ def test_init_from_data_gets_the_training_data():
 
     regressor(module=Initialized).fit(X[:5], Y[:5], sample_weight=[1, 2, 0, 4, 5])
     ((inputs, targets, weights),) = seen
+    inputs, targets, weights = inputs.numpy(), targets.numpy(), weights.numpy()
     order = np.argsort(weights)
     np.testing.assert_array_equal(inputs[order], X[[0, 1, 3, 4]])
     np.testing.assert_array_equal(targets[order], Y[[0, 1, 3, 4]])
@@ -833,8 +834,9 @@ def test_partial_fit_with_classes():
     model = classifier(max_epochs=5).partial_fit(X[first], THREE[first], classes=["red", "green", "blue"])
     assert model.classes_.tolist() == ["blue", "green", "red"]
     model.partial_fit(X, THREE).partial_fit(X, THREE)
-    assert set(model.predict(X)) == {"blue", "green", "red"}
     assert model.predict_proba(X).shape == (40, 3)
+    assert model.score(X, THREE) > np.mean(THREE == "blue")
+    assert "red" in model.predict(X)  # which the first call did not see
 
 
 def test_partial_fit_does_not_warn():
@@ -857,7 +859,14 @@ def test_early_stopping_restores_the_best_parameters():
 
     rows = Rows()
     model = regressor(
-        early_stopping=True, module__n_hidden=20, max_epochs=200, validation_fraction=0.25, callbacks=[rows]
+        early_stopping=True,
+        module__n_hidden=20,
+        max_epochs=200,
+        validation_fraction=0.25,
+        callbacks=[rows],
+        ftol=None,
+        xtol=None,
+        gtol=None,
     ).fit(X, Y)
     curve = model.history_[:, "valid_loss"]
     valid = rows.valid
@@ -890,7 +899,7 @@ def test_convergence_warning_gives_advice():
         model = regressor(max_epochs=2).fit(X, Y)
     assert caught[0].filename == __file__  # points at the caller's line
     assert not model.converged_
-    assert model.message_ == "Not converged: max_epochs=2 epochs reached, after 2 epochs."
+    assert model.message_ == "Not converged after 2 epochs: max_epochs=2 reached."
 
 
 def test_convergence_warning_of_mini_batches_names_their_cures():
@@ -902,10 +911,14 @@ def test_convergence_warning_of_mini_batches_names_their_cures():
     ("params", "message"),
     [
         pytest.param(
-            {"gtol": 1e-3, "ftol": None, "xtol": None}, r"Converged: .*scaled gradient .* gtol=0\.001", id="gtol"
+            {"gtol": 0.05, "ftol": None, "xtol": None}, r"Converged after .*scaled gradient .* gtol=0\.05", id="gtol"
         ),
-        pytest.param({"ftol": 1e-2, "gtol": None, "xtol": None}, r"Converged: .*reduction .* ftol=0\.01", id="ftol"),
-        pytest.param({"xtol": 1e-1, "gtol": None, "ftol": None}, r"Converged: .*relative step .* xtol=0\.1", id="xtol"),
+        pytest.param(
+            {"ftol": 1e-2, "gtol": None, "xtol": None}, r"Converged after .*reduction .* ftol=0\.01", id="ftol"
+        ),
+        pytest.param(
+            {"xtol": 1e-1, "gtol": None, "ftol": None}, r"Converged after .*relative step .* xtol=0\.1", id="xtol"
+        ),
     ],
 )
 def test_message_names_the_test_that_stopped(params, message):
@@ -928,7 +941,7 @@ def test_all_tests_can_be_disabled():
 
 def test_fitted_attributes_of_a_full_batch():
     model = regressor(alpha=0.3, max_epochs=15).fit(pd.DataFrame(X, columns=["a", "b", "c"]), Y)
-    weights = sum(float(p.square().sum()) for p in model.module_.parameters() if p.ndim >= 2)
+    weights = sum(float(p.detach().square().sum()) for p in model.module_.parameters() if p.ndim >= 2)
     frame = pd.DataFrame(X, columns=["a", "b", "c"])
     expected = 0.5 * np.mean(np.square(model.predict(frame) - Y)) + 0.3 / (2 * 40) * weights
     np.testing.assert_allclose(model.loss_, expected, rtol=1e-12)

@@ -572,7 +572,6 @@ def test_absolute_error_is_smoothed_in_its_weight_only():
         (TorchLoss(nn.BCELoss()), [-1.0, 0.0, 2.0]),
         (TorchLoss(LogCosh()), [-1.0, 0.0, 2.0]),
     ],
-    ids=repr,
 )
 def test_mean_turns_outputs_into_predictions(loss, expected):
     np.testing.assert_allclose(loss.mean(tensor([-1.0, 0.0, 2.0]))[0], expected, rtol=1e-14)
@@ -602,7 +601,6 @@ def test_the_link_of_a_count_of_zero_is_finite():
         (TorchLoss(nn.BCELoss()), "classification"),
         (TorchLoss(nn.MultiMarginLoss()), None),
     ],
-    ids=repr,
 )
 def test_task(loss, task):
     assert loss.task == task
@@ -648,7 +646,6 @@ FITTING = r" needs one target per output; the module returns \(4, 2\) and the ta
         (TorchLoss(nn.CrossEntropyLoss()), torch.tensor([0, 1, 2, -100]), r"class indices from 0 to 1, .*; got 0 to 2"),
         (TorchLoss(nn.CrossEntropyLoss()), torch.zeros(3).long(), r"one class index per sample"),
     ],
-    ids=str,
 )
 def test_targets_that_do_not_fit_the_outputs(loss, targets, message):
     with pytest.raises(ValueError, match=message):
@@ -664,7 +661,6 @@ def test_targets_that_do_not_fit_the_outputs(loss, targets, message):
         (BinaryCrossEntropy(), tensor(-1.0, 1.0), r"needs targets between 0 and 1"),
         (TorchLoss(nn.BCELoss()), tensor(0.0, 2.0), r"needs targets between 0 and 1"),
     ],
-    ids=str,
 )
 def test_targets_outside_the_domain(loss, targets, message):
     with pytest.raises(ValueError, match=message):
@@ -679,7 +675,6 @@ def test_targets_outside_the_domain(loss, targets, message):
         (BinaryCrossEntropy(), tensor(0.0, 0.3, 1.0)),
         (TorchLoss(nn.MultiMarginLoss()), tensor(-3.0)),
     ],
-    ids=str,
 )
 def test_targets_inside_the_domain(loss, targets):
     loss.check_targets(targets)
@@ -806,7 +801,6 @@ def test_a_subclass_may_add_gauss_newton():
         (LogCosh, {"reduction": "sum"}, TorchLoss, {"curvature": "sqrt", "sums": True}),
         (LogCosh(), {}, TorchLoss, {"curvature": "sqrt", "sums": False}),
     ],
-    ids=str,
 )
 def test_names_classes_and_instances(criterion, keywords, kind, attributes):
     before = dict(keywords)
@@ -869,7 +863,6 @@ def test_a_loss_instance_is_taken_as_it_is():
         (BinaryCrossEntropy, {"positive_weight": -1.0}, r"`criterion__positive_weight` must be .*; got -1"),
         (BinaryCrossEntropy, {"positive_weight": float("nan")}, r"`criterion__positive_weight` must be .*; got nan"),
     ],
-    ids=str,
 )
 def test_errors_name_the_parameter_the_rule_and_the_value(criterion, keywords, message):
     with pytest.raises(ValueError, match=message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def test_shapes(hidden, sizes):
     module = MLP(3, 2, hidden_layer_sizes=hidden).double()
     assert module(draw(7, 3)).shape == (7, 2)
     weights = [p.shape for p in module.parameters() if p.ndim == 2]
-    assert weights == [(b, a) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+    assert weights == [(b, a) for a, b in pairwise(sizes)]
 
 
 def test_numpy_integers_are_layer_sizes():
@@ -184,7 +185,7 @@ def test_wrong_layer_sizes(hidden):
 
 @pytest.mark.parametrize("activation", ["tanhh", None, 3], ids=repr)
 def test_wrong_activation(activation):
-    with pytest.raises(ValueError, match="`module__activation` must be one of 'tanh', .*; got"):
+    with pytest.raises(ValueError, match=r"`module__activation` must be one of 'tanh', .*; got"):
         MLP(2, 1, activation=activation)
 
 

@@ -43,7 +43,6 @@ def assert_valid(chosen, n_params):
         (1e-9, 1, 27),
         (np.float64(0.1), 3, 9),
     ],
-    ids=repr,
 )
 def test_size_of_a_random_subset(subset_size, count, sweep):
     selection = RandomSelection(subset_size=subset_size)
@@ -152,7 +151,6 @@ class First(Selection):
         (LayerSelection, {"order": "random"}, LayerSelection, {"order": "random"}),
         (First, {"count": 2}, First, {"count": 2}),
     ],
-    ids=str,
 )
 def test_names_and_classes(given_, keywords, kind, attributes):
     resolved = resolve_selection(given_, keywords)
@@ -186,7 +184,6 @@ def test_none_and_instances_stay_what_they_are():
         ("random", {"subset_size": "half"}, r"`selection__subset_size` must be a finite number .*; got 'half'"),
         ("random", {"subset_size": None}, r"`selection__subset_size` must be a finite number .*; got None"),
     ],
-    ids=str,
 )
 def test_errors_name_the_parameter_the_rule_and_the_value(given_, keywords, message):
     with pytest.raises(ValueError, match=message):
