@@ -83,7 +83,9 @@ for lr in (1e-3, 3e-3, 1e-2):
     print(f"Adam  lr {lr:g}: mean squared error {adam_errors[-1]:.1e} in 300 epochs, {seconds:.1f} s")
 
 below = sum(error < TARGET for error in lm_errors)
-print(f"\nBelow {TARGET:g}: LM from {below} of {len(lm_errors)} starts, Adam with {sum(e < TARGET for e in adam_errors)} of 3.")
+print(
+    f"\nBelow {TARGET:g}: LM from {below} of {len(lm_errors)} starts, Adam with {sum(e < TARGET for e in adam_errors)} of 3."
+)
 print(f"Best: LM {min(lm_errors):.1e}, Adam {min(adam_errors):.1e}.")
 
 # %%

@@ -90,7 +90,7 @@ DataT = TypeVar("DataT", bound=TensorData)
 def merge_repeated_rows(data: DataT, dtype: torch.dtype) -> DataT:
     """Return `data` with each distinct row once, in a fixed order, and how often it occurs as its weight.
 
-    Then weights equal repeated rows, and the order of rows plays no part, to the last bit. Data of more than
+    Then weights equal repeated rows to the last bit, in whatever order they come. Data of more than
     `MERGE_BYTES` are returned as they are: there sorting would cost more than the last bit is worth.
     """
     columns = [
@@ -101,6 +101,8 @@ def merge_repeated_rows(data: DataT, dtype: torch.dtype) -> DataT:
     rows = np.hstack([column.view(np.uint8) for column in columns])
     rows = np.ascontiguousarray(rows).view(f"V{rows.shape[1]}")[:, 0]
     _, first, group = np.unique(rows, return_index=True, return_inverse=True)
+    if len(first) == len(data) and data.weights is None:
+        return data
     weights = None if data.weights is None else data.weights.double().cpu().numpy()
     merged = data.subset(first)
     merged.weights = torch.as_tensor(np.bincount(group, weights=weights)).to(data.targets.device, dtype)
@@ -229,11 +231,9 @@ def validate_labels(y: Any) -> np.ndarray:
 
 
 def to_tensors(arrays: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    """Return arrays as tensors on `device`, real numbers in `dtype`; shares memory where it can."""
+    """Return arrays as tensors on `device`, real numbers in `dtype`; never views of the caller's memory."""
     if isinstance(arrays, Mapping):
         return {name: to_tensors(array, dtype, device) for name, array in arrays.items()}
-    array = np.asarray(arrays)
-    if not array.flags.writeable or any(stride < 0 for stride in array.strides) or not array.dtype.isnative:
-        array = np.array(array, dtype=array.dtype.newbyteorder("="))
-    tensor = torch.as_tensor(array)
+    array = np.array(arrays)  # a module may write into its input
+    tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
     return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)

@@ -53,7 +53,7 @@ from sklm._data import (
 from sklm.engine import LevenbergMarquardt
 from sklm.engine._checks import check_choice, check_integer, check_keywords, check_real, did_you_mean
 from sklm.engine.damping import resolve_damping
-from sklm.engine.jacobian import call_module, preserved_rng, tensors
+from sklm.engine.jacobian import call_module, check_output, preserved_rng, tensors
 from sklm.engine.losses import Loss, resolve_loss
 from sklm.engine.selection import resolve_selection
 
@@ -216,6 +216,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 raise ValueError(
                     f"`batch_size` must be an integer >= 1, or -1 for all samples; got {self.batch_size!r}."
                 ) from None
+        _resolve_device(self.device)
+        _dtype_name(self.dtype)
         check_real("validation_fraction", self.validation_fraction, above=0, below=1)
         check_integer("n_iter_no_change", self.n_iter_no_change, minimum=1)
         check_integer("verbose", int(self.verbose) if isinstance(self.verbose, bool) else self.verbose, minimum=0)
@@ -348,6 +350,22 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         self.initialized_ = True
         self._is_new = True
 
+    def _continue_parts(self, data: Data) -> None:
+        """Take over changed parameters of the estimator, and go on with module, damping and history."""
+        if not isinstance(self.module, nn.Module):
+            self._check_factory(self.get_params_for("module"))
+        with self._current_init_context("criterion"):
+            self.criterion_ = self._build_criterion(data).to(self.device_)
+        before = self.optimizer_
+        with self._current_init_context("optimizer"):
+            self.optimizer_ = self._build_optimizer(before.seed)
+        self.optimizer_.n_steps = before.n_steps
+        if type(self.optimizer_.damping) is type(before.damping):
+            self.optimizer_.damping.load_state_dict(before.damping.state_dict())
+        history = History()
+        history.extend(self.history_)
+        self.history_ = history
+
     @abc.abstractmethod
     def _n_module_outputs(self, data: Data) -> int:
         """Return the number of outputs that a module which asks for it should have."""
@@ -366,12 +384,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         return module.to(device=self.device_, dtype=self.dtype_)
 
     def _call_factory(self, keywords: dict[str, Any], data: Data | None, seed: int) -> nn.Module:
-        if not callable(self.module):
-            raise ValueError(
-                "`module` must be a torch.nn.Module class, a function that returns a module, or a module; "
-                f"got {self.module!r}."
-            )
-        check_keywords("module", self.module, keywords)
+        self._check_factory(keywords)
         asked = inspect.signature(self.module).parameters
         known = {} if data is None else self._facts(data)
         for name in ("n_features_in", "n_outputs", "feature_names_in"):
@@ -390,6 +403,14 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         if not isinstance(module, nn.Module):
             raise ValueError(f"`module` must return a torch.nn.Module; got {type(module).__name__}.")
         return module
+
+    def _check_factory(self, keywords: dict[str, Any]) -> None:
+        if not callable(self.module):
+            raise ValueError(
+                "`module` must be a torch.nn.Module class, a function that returns a module, or a module; "
+                f"got {self.module!r}."
+            )
+        check_keywords("module", self.module, keywords)
 
     def _facts(self, data: Data) -> dict[str, Any]:
         facts: dict[str, Any] = {"n_outputs": self._n_module_outputs(data)}
@@ -426,9 +447,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         batch = data.take(slice(0, n_probe))
         module = copy.deepcopy(self.module_).eval()
         with torch.no_grad(), preserved_rng(self.device_):
-            outputs = call_module(module, batch[0])
-        if not isinstance(outputs, Tensor):
-            raise ValueError(f"`module` must return a tensor; got {type(outputs).__name__}.")
+            outputs = check_output(call_module(module, batch[0])).to(self.dtype_)
         if outputs.shape[:1] != (n_probe,):
             raise ValueError(
                 "`module` must return one row per sample, (n_samples,) or (n_samples, n_outputs); for "
@@ -471,6 +490,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, cold: bool, classes: Any = None, warn: bool = True) -> None:
         """Validate, build (when `cold`) and train; on failure before the end of an epoch, restore the estimator."""
         before = dict(self.__dict__)
+        parameters = None if cold else copy.deepcopy(self.module_.state_dict())
         run = _Run()
         finished = False
         try:
@@ -478,6 +498,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             data = self._training_data(X, y, sample_weight, reset=cold, classes=classes)
             if cold:
                 self._initialize_parts(data)
+            else:
+                self._continue_parts(data)
             self._run = run
             self._train(data)
             finished = True
@@ -485,6 +507,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             if not finished and not run.n_epochs:
                 self.__dict__.clear()
                 self.__dict__.update(before)
+                if parameters is not None:
+                    self.module_.load_state_dict(parameters)
             self.__dict__.pop("_run", None)
         if run.exhausted and warn:
             self._warn_not_converged()
@@ -535,11 +559,17 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         self._run.steps_needed = max(n_batches, self.optimizer_.steps_per_sweep)
 
     def on_epoch_end(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
-        """Record the damping of the epoch's last step, all its attempts and its last gain ratio."""
+        """Record the damping of the epoch's last step, all its attempts, its last gain ratio and the mean losses."""
         steps = [batch for batch in self.history[-1, "batches"] if "damping" in batch]
         self.history.record("damping", steps[-1]["damping"])
         self.history.record("attempts", sum(step["attempts"] for step in steps))
         self.history.record("gain_ratio", steps[-1]["gain_ratio"])
+        for name in ("train", "valid"):  # also with callbacks="disable", where skorch does not average
+            rows = [row for row in self.history[-1, "batches"] if f"{name}_loss" in row]
+            if rows:
+                sizes = [row[f"{name}_batch_size"] for row in rows]
+                mean = float(np.average([row[f"{name}_loss"] for row in rows], weights=sizes))
+                self.history.record(f"{name}_loss", mean)
 
     def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
         """Make one Levenberg-Marquardt step on a batch.
@@ -665,7 +695,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
     def _outputs(self, X: Any) -> Tensor:
         """Return the module's outputs for X on the CPU, of shape (n_samples, n_outputs)."""
         check_is_fitted(self, "module_")
-        return torch.cat([part.reshape(len(part), -1) for part in self.forward_iter(X)])
+        return torch.cat([part.reshape(len(part), -1) for part in self.forward_iter(X, device="cpu")])
 
     def _mean(self, X: Any) -> np.ndarray:
         """Return the expected target for every sample, (n_samples, n_outputs): predictions or probabilities."""
@@ -747,7 +777,13 @@ def _draw_seed(random_state: Any) -> int:
     """Return a seed from `random_state`; for None a fresh one, without touching NumPy's global generator."""
     if random_state is None:
         return secrets.randbits(31)
-    return int(check_random_state(random_state).randint(2**31 - 1))
+    try:
+        return int(check_random_state(random_state).randint(2**31 - 1))
+    except ValueError:
+        raise ValueError(
+            "`random_state` must be None, an integer from 0 to 2**32 - 1 or a RandomState instance; "
+            f"got {random_state!r}."
+        ) from None
 
 
 def _resolve_device(device: Any) -> torch.device:

@@ -77,7 +77,7 @@ class LMRegressor(RegressorMixin, LMNet):
     verbose : int, default=0
         1 prints a line per epoch.
     callbacks : list of skorch callbacks, "disable" or None, default=None
-        See skorch; ``"disable"`` also drops the default ones, and with them the history of losses.
+        See skorch; ``"disable"`` also drops the default ones (``dur`` and the printing).
     train_split : callable or None, default=None
         Splits off validation data as in skorch, for instance ``skorch.dataset.ValidSplit(5)``.
     device : str or torch.device, default="auto"
@@ -213,7 +213,9 @@ class LMRegressor(RegressorMixin, LMNet):
         ndarray of shape (n_samples,) or (n_samples, n_outputs), as y in `fit`
         """
         mean = self._mean(X)
-        return mean[:, 0] if self._y_ndim == 1 else mean
+        return mean[:, 0] if mean.shape[1] == 1 and self._y_ndim != 2 else mean
+
+    _y_ndim: int | None = None  # of y in the fit
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import numbers
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 import torch
@@ -64,10 +65,10 @@ class MLP(nn.Module):
         activation: str = "tanh",
     ) -> None:
         super().__init__()
-        hidden = [hidden_layer_sizes] if isinstance(hidden_layer_sizes, int) else list(hidden_layer_sizes)
-        if any(isinstance(size, bool) or int(size) != size or size < 1 for size in hidden):
+        hidden = list(hidden_layer_sizes) if isinstance(hidden_layer_sizes, Iterable) else [hidden_layer_sizes]
+        if any(isinstance(size, bool) or not isinstance(size, numbers.Integral) or size < 1 for size in hidden):
             raise ValueError(f"`module__hidden_layer_sizes` must be integers >= 1; got {hidden_layer_sizes!r}.")
-        if activation not in ACTIVATIONS:
+        if not isinstance(activation, str) or activation not in ACTIVATIONS:
             raise ValueError(
                 f"`module__activation` must be one of {', '.join(map(repr, ACTIVATIONS))}; got {activation!r}."
             )
@@ -131,5 +132,5 @@ def _mean_and_scale(values: Tensor, weights: Tensor | None) -> tuple[Tensor, Ten
     share = torch.full_like(values[:, 0], 1 / len(values)) if weights is None else weights / weights.sum()
     mean = share @ values
     scale = (share @ (values - mean).square()).sqrt()
-    rounding = 10 * torch.finfo(values.dtype).eps * mean.abs()
-    return mean, torch.where(scale > rounding, scale, 1.0)
+    constant = (values == values[:1]).all(0) | (scale == 0)
+    return mean, torch.where(constant, 1.0, scale)

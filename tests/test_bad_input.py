@@ -16,6 +16,15 @@ Y = X @ [1.0, -2.0] + 0.1 * RNG.normal(size=24)
 LABELS = np.array(["no", "yes"])[(Y > 0).astype(int)]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """One thread: the tensors are tiny, and on a busy machine threads that wait for each other take seconds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def linear(n_features_in, n_outputs):
     return nn.Linear(n_features_in, n_outputs)
 

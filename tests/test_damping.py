@@ -162,10 +162,9 @@ def test_state_round_trip_continues_alike(kind):
     damping.scale(vector(4, 1), None, 2)
     replay(damping, [R, R, 0.6])
     state = damping.state_dict()
-    restored = kind()
+    assert not {"initial", "scaling", "maximum", "minimum"} & set(state)  # settings stay those of the new object
+    restored = kind(initial=0.5, scaling="more", maximum=1e6)
     restored.load_state_dict(state)
-    assert restored.maximum == 1e6
-    assert restored.scaling == "more"
     assert restored.value == damping.value
     assert restored.scale(vector(1, 3), None, 2).tolist() == [4, 3]
     assert replay(restored, [R, 0.9, R]) == replay(damping, [R, 0.9, R])
@@ -185,7 +184,7 @@ def test_a_state_is_a_copy():
     state = damping.state_dict()
     replay(damping, [R])
     damping.scale(vector(100, 100), torch.tensor([0, 1]), 2)
-    restored = NielsenDamping()
+    restored = NielsenDamping(scaling="more")
     restored.load_state_dict(state)
     assert restored.value == 1e-3
     assert restored.scale(vector(0, 0), None, 2).tolist() == [4, 1]

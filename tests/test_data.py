@@ -108,9 +108,10 @@ def test_subset_of_dict_inputs():
 def test_merged_weights_are_counts(rows):
     X, y = np.array(rows)[:, :1], np.array(rows)[:, 1]
     merged = merge_repeated_rows(TensorData(torch.tensor(X), y, torch.tensor(y)), torch.float64)
+    weights = [1.0] * len(rows) if merged.weights is None else merged.weights.tolist()
     found = {
         (row[0], target): weight
-        for row, target, weight in zip(merged.X.tolist(), merged.targets.tolist(), merged.weights.tolist(), strict=True)
+        for row, target, weight in zip(merged.X.tolist(), merged.targets.tolist(), weights, strict=True)
     }
     assert found == {row: rows.count(row) for row in set(rows)}
     np.testing.assert_array_equal(merged.y, merged.targets)

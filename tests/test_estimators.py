@@ -46,6 +46,15 @@ COUNTS = RNG.poisson(np.exp(0.3 * X[:, 0] + 1)).astype(float)
 WEIGHTS = RNG.integers(0, 4, 40)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """One thread: the tensors are tiny, and on a busy machine threads that wait for each other take seconds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Linear(nn.Module):
     def __init__(self, n_features_in, n_outputs):
         super().__init__()

@@ -11,6 +11,7 @@ The columns and residuals are those of the weighted problem, the penalty include
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -72,6 +73,8 @@ def largest_cosine(gradient: Tensor, diagonal: Tensor, residual_norm: float) -> 
     residual_norm : float
         Norm of r.
     """
+    if not math.isfinite(residual_norm) or not bool(diagonal.isfinite().all()):
+        return math.inf
     norms = diagonal.sqrt() * residual_norm
-    cosines = (gradient.abs() / norms).where(norms > 0, 0.0)
+    cosines = (gradient.abs() / norms).where(norms != 0, 0.0)
     return float(cosines.max())

@@ -25,6 +25,7 @@ The update of the factor lambda from the gain ratio rho = actual / predicted red
 from __future__ import annotations
 
 import abc
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
@@ -51,8 +52,7 @@ class Damping(abc.ABC):
     Attributes
     ----------
     value : float
-        The damping factor of the next attempt. Every attribute that is a number, a tensor or None is part of
-        `state_dict`.
+        The damping factor of the next attempt.
     """
 
     def __init__(
@@ -115,8 +115,13 @@ class Damping(abc.ABC):
         self.value = min(max(self.value, self.minimum), self.maximum)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all attributes, settings included, as numbers, strings and tensors."""
-        return {name: value.clone() if isinstance(value, Tensor) else value for name, value in vars(self).items()}
+        """Return the attributes that change while training, as numbers and tensors: all but the settings."""
+        settings = inspect.signature(type(self)).parameters
+        return {
+            name: value.clone() if isinstance(value, Tensor) else value
+            for name, value in vars(self).items()
+            if name not in settings
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Set the attributes that `state_dict` returned."""

@@ -17,6 +17,7 @@ the same chunks as its rows.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+RANDOM_CHUNK = 256  # samples at once for a module that draws random numbers: the draws must not depend on the memory
 CHUNK_BYTES = 128 * 2**20  # larger chunks gain no speed; a step then stays within a few times this
 FREE_SHARE = 1 / 16  # of free memory: autograd keeps a few tensors of the size of a chunk
 
@@ -69,6 +71,14 @@ def split_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
+
+
+def check_output(output: Any) -> Tensor:
+    """Return what a module returned, or raise when it is not a tensor of real numbers."""
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        kind = output.dtype if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"`module` must return a tensor of real floating-point numbers; got {kind}.")
+    return output
 
 
 def call_module(module: nn.Module, inputs: Any) -> Any:
@@ -177,7 +187,14 @@ class ModuleFunction:
             )
         self.sizes = {name: p.numel() for name, p in self.parameters.items()}
         self.n_params = sum(self.sizes.values())
-        self.has_ties = len(list(module.named_parameters(remove_duplicate=False))) > len(list(module.parameters()))
+        # every place that holds a parameter, each once: tied ones have several, a layer that is used twice only one
+        order = {id(p): i for i, p in enumerate(self.parameters.values())}
+        self.places = [
+            (f"{path}.{name}" if path else name, order[id(p)])
+            for path, owner in module.named_modules()
+            for name, p in owner.named_parameters(recurse=False)
+            if id(p) in order
+        ]
         self.vmap_works = True
 
     @property
@@ -221,8 +238,7 @@ class ModuleFunction:
 
         parts = []
         for start, part in _chunks(inputs, chunk):
-            torch.manual_seed(seed + start)
-            parts.append(self._over_samples(one, part))
+            parts.append(self._over_samples(one, part, seed=seed + start))
         return torch.cat(parts)
 
     def rows(
@@ -273,18 +289,16 @@ class ModuleFunction:
             return torch.stack([torch.zeros_like(selected) if g is None else g for g in grads])
 
         for start, part in _chunks(inputs, chunk):
-            if seed is not None:
-                torch.manual_seed(seed + start)
-            yield self._over_samples(one, part, factor[start : start + chunk], fallback=one_by_autograd)
+            at = None if seed is None else seed + start
+            yield self._over_samples(one, part, factor[start : start + chunk], seed=at, fallback=one_by_autograd)
 
     def _call(self, vector: Tensor, inputs: Any) -> Tensor:
         parts = torch.split(vector, list(self.sizes.values()))
-        named = {name: part.view(p.shape) for (name, p), part in zip(self.parameters.items(), parts, strict=True)}
+        views = [part.view(p.shape) for p, part in zip(self.parameters.values(), parts, strict=True)]
+        named = {name: views[i] for name, i in self.places}
         arguments, keywords = split_arguments(inputs)
-        output = torch.func.functional_call(self.module, named, arguments, keywords, tie_weights=self.has_ties)
-        if not isinstance(output, Tensor):
-            raise ValueError(f"`module` must return a tensor; got {type(output).__name__}.")
-        return output
+        output = torch.func.functional_call(self.module, named, arguments, keywords, tie_weights=False)
+        return check_output(output).to(vector.dtype)
 
     def _one(self, vector: Tensor, sample: Any) -> Tensor:
         """Return the outputs for one sample, shape (n_outputs,)."""
@@ -299,16 +313,27 @@ class ModuleFunction:
         return output.reshape(n_samples, -1)
 
     def _over_samples(
-        self, one: Callable[..., Tensor], inputs: Any, *others: Tensor, fallback: Callable[..., Tensor] | None = None
+        self,
+        one: Callable[..., Tensor],
+        inputs: Any,
+        *others: Tensor,
+        seed: int | None,
+        fallback: Callable[..., Tensor] | None = None,
     ) -> Tensor:
         if self.vmap_works:
+            if seed is not None:
+                torch.manual_seed(seed)
             try:
-                return torch.vmap(one, randomness="different")(inputs, *others)
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", message="There is a performance drop")
+                    return torch.vmap(one, randomness="different")(inputs, *others)
             except RuntimeError as error:
                 if "out of memory" in str(error):
                     raise
                 self.vmap_works = False  # the module has run before, so it is vmap that cannot
         one = fallback or one
+        if seed is not None:
+            torch.manual_seed(seed)
         n_samples = count_samples(inputs)
         return torch.stack([one(take(inputs, i), *(other[i] for other in others)) for i in range(n_samples)])
 

@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import abc
 import copy
+import inspect
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -142,8 +143,7 @@ class Loss(nn.Module, abc.ABC):
                 "Pass another criterion, or 'ggn' where the loss has it."
             )
         residual = (2 * value).sqrt()
-        safe = residual.clamp_min(torch.finfo(residual.dtype).tiny ** 0.5)
-        factor = self.gradient(outputs, targets) / safe[:, None]
+        factor = torch.where(value[:, None] > 0, self.gradient(outputs, targets) / residual[:, None], 0.0)
         return residual[:, None], factor[:, None, :]
 
     def prepare(self, outputs: Tensor, targets: Any) -> Any:
@@ -300,8 +300,11 @@ class Cauchy(_Robust):
 
 
 def _residual_and_diagonal(gradient: Tensor, curvature: Tensor) -> tuple[Tensor, Tensor]:
-    """Return residual and factor for elementwise losses, with a floor that keeps saturated outputs finite."""
-    root = curvature.clamp_min(torch.finfo(curvature.dtype).tiny ** 0.5).sqrt()
+    """Return residual and factor for elementwise losses.
+
+    The floor keeps the residual of a saturated output from drowning all others; the gradient stays exact.
+    """
+    root = curvature.clamp_min(torch.finfo(curvature.dtype).eps).sqrt()
     return gradient / root, torch.diag_embed(root)
 
 
@@ -372,11 +375,11 @@ class CrossEntropy(Loss):
         return targets.sum(1, keepdim=True) * outputs.softmax(1) - targets
 
     def ggn(self, outputs: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
-        # With s = sum t and q = max(p, tiny): S = sqrt(s) diag(sqrt q) (I - 1p') and r = -t / sqrt(s q) give
+        # With s = sum t and q = max(p, eps): S = sqrt(s) diag(sqrt q) (I - 1p') and r = -t / sqrt(s q) give
         # S'r = s p - t exactly, and S'S = s (diag(p) - pp') for q = p.
         probability = outputs.softmax(1)
         total = targets.sum(1, keepdim=True)
-        root = (total * probability.clamp_min(torch.finfo(outputs.dtype).tiny ** 0.5)).sqrt()
+        root = (total * probability.clamp_min(torch.finfo(outputs.dtype).eps)).sqrt()
         residual = torch.where(total > 0, -targets / root, 0.0)
         identity = torch.eye(outputs.shape[1], dtype=outputs.dtype, device=outputs.device)
         return residual, root[:, :, None] * (identity - probability[:, None, :])
@@ -408,16 +411,25 @@ class BinaryCrossEntropy(Loss):
         curvature: Curvature | None = None,
     ) -> None:
         super().__init__(curvature=curvature)
-        if not from_logits and (torch.as_tensor(positive_weight) != 1).any():
+        if not from_logits and bool((torch.as_tensor(positive_weight) != 1).any()):
             raise ValueError("`criterion__positive_weight` needs `from_logits=True`.")
         self.from_logits = from_logits
-        self.register_buffer("positive_weight", torch.as_tensor(positive_weight))
+        if not isinstance(positive_weight, Tensor):
+            checked = check_real("criterion__positive_weight", positive_weight, above=0)
+            positive_weight = torch.tensor(checked, dtype=torch.float64)
+        self.register_buffer("positive_weight", positive_weight)
 
     def value(self, outputs: Tensor, targets: Any) -> Tensor:
         if self.from_logits:
             weight = self.positive_weight
-            return (weight * targets * F.softplus(-outputs) + (1 - targets) * F.softplus(outputs)).sum(1)
-        return F.binary_cross_entropy(outputs, targets, reduction="none").sum(1)
+            return -(weight * targets * F.logsigmoid(outputs) + (1 - targets) * F.logsigmoid(-outputs)).sum(1)
+        # bounded by 100, as torch does; nan outside [0, 1], where torch raises, so that such a trial is rejected
+        inside = (outputs >= 0) & (outputs <= 1)
+        probability = outputs.clamp(torch.finfo(outputs.dtype).tiny, 1 - torch.finfo(outputs.dtype).eps / 2)
+        positive, negative = probability.log().clamp_min(-100), (-probability).log1p().clamp_min(-100)
+        positive = torch.where(outputs > 0, positive, -100.0)
+        negative = torch.where(outputs < 1, negative, -100.0)
+        return -torch.where(inside, targets * positive + (1 - targets) * negative, torch.nan).sum(1)
 
     def gradient(self, outputs: Tensor, targets: Any) -> Tensor:
         if self.from_logits:
@@ -472,6 +484,9 @@ class TorchLoss(Loss):
         self.criterion = copy.deepcopy(criterion)
         self.criterion.reduction = "none"
         self.twin, self._twin_scale = _twin(self.criterion)
+        self._twin_has_curvature = getattr(criterion, "weight", None) is None or isinstance(
+            criterion, nn.CrossEntropyLoss
+        )
         self.task = self.twin.task if self.twin else None
         self._set_curvature(curvature)
 
@@ -479,9 +494,12 @@ class TorchLoss(Loss):
         return f"TorchLoss({self.criterion})"
 
     def _has_ggn(self) -> bool:
-        return getattr(self, "twin", None) is not None
+        return getattr(self, "twin", None) is not None and self._twin_has_curvature
 
     def value(self, outputs: Tensor, targets: Any) -> Tensor:
+        if isinstance(self.twin, BinaryCrossEntropy) and not self.twin.from_logits and self._twin_has_curvature:
+            values = self.twin.value(outputs, targets)  # as torch's, and nan where torch raises
+            return values if self.sums else values / outputs.shape[1]
         values = self.criterion(outputs, targets)
         if not isinstance(values, Tensor) or values.shape[:1] != outputs.shape[:1]:
             raise ValueError(f"{self} must return one loss per sample with reduction='none'; pass another criterion.")
@@ -501,6 +519,8 @@ class TorchLoss(Loss):
 
     def prepare(self, outputs: Tensor, targets: Any) -> Any:
         if isinstance(self.criterion, nn.CrossEntropyLoss) and not targets.is_floating_point():
+            if targets.numel() != len(outputs):
+                return CrossEntropy().prepare(outputs, targets)  # raises
             targets = targets.reshape(-1).long()
             named = targets[targets != self.criterion.ignore_index]
             CrossEntropy().prepare(outputs[: len(named)], named)
@@ -525,7 +545,9 @@ class TorchLoss(Loss):
 
 
 def _twin(criterion: Any) -> tuple[Loss | None, float]:
-    """Return the loss of this module with the same curvature up to a factor, and that factor."""
+    """Return the loss of this module with the same curvature up to a factor, and that factor; None for other losses."""
+    if type(criterion).__module__ != "torch.nn.modules.loss":  # a subclass may compute something else
+        return None, 1.0
     match criterion:
         case nn.MSELoss():
             return SquaredError(), 2.0
@@ -540,9 +562,9 @@ def _twin(criterion: Any) -> tuple[Loss | None, float]:
             return Poisson(), 1.0
         case nn.CrossEntropyLoss():
             return CrossEntropy(), 1.0
-        case nn.BCELoss(weight=None):
+        case nn.BCELoss():
             return BinaryCrossEntropy(from_logits=False), 1.0
-        case nn.BCEWithLogitsLoss(weight=None):
+        case nn.BCEWithLogitsLoss():
             weight = 1.0 if criterion.pos_weight is None else criterion.pos_weight
             return BinaryCrossEntropy(positive_weight=weight), 1.0
     return None, 1.0
@@ -576,10 +598,17 @@ def resolve_loss(criterion: Any, keywords: Mapping[str, Any] | None = None) -> L
     """Return the `Loss` for a name, a torch loss (class or instance), or a `Loss` (class or instance)."""
     keywords = dict(keywords or {})
     if isinstance(criterion, nn.Module) and not isinstance(criterion, Loss):
-        check_keywords("criterion", TorchLoss, keywords)
-        return TorchLoss(criterion, **keywords)
+        curvature = keywords.pop("curvature", None)
+        if keywords:
+            resolve("criterion", SquaredError(), BUILT_IN, Loss, keywords)  # raises
+        return TorchLoss(criterion, curvature=curvature)
     if isinstance(criterion, type) and issubclass(criterion, nn.Module) and not issubclass(criterion, Loss):
         curvature = keywords.pop("curvature", None)
+        if "reduction" not in inspect.signature(criterion).parameters:
+            raise ValueError(
+                f"`criterion` must be a torch loss with a `reduction` attribute; got {criterion!r}. Subclass "
+                "sklm.losses.Loss instead."
+            )
         check_keywords("criterion", criterion, keywords)
         return TorchLoss(criterion(**keywords), curvature=curvature)
     loss: Loss = resolve("criterion", criterion, BUILT_IN, Loss, keywords)

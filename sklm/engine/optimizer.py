@@ -34,6 +34,7 @@ from sklm.engine._checks import check_choice, check_integer, check_real
 from sklm.engine.convergence import ConvergenceTests
 from sklm.engine.damping import Damping, resolve_damping
 from sklm.engine.jacobian import (
+    RANDOM_CHUNK,
     ModuleFunction,
     count_samples,
     preserved_rng,
@@ -192,7 +193,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         self.damping: Damping = copy.deepcopy(resolve_damping(damping))
         if self.damping.scaling == "auto" and any(p.ndim >= 2 for p in self.function.parameters.values()):
             self.damping.scaling = "max"
-        self.selection: Selection | None = resolve_selection(selection)
+        self.selection: Selection | None = copy.deepcopy(resolve_selection(selection))
         self.solver = check_choice("solver", solver, ["auto", "cholesky", "qr", "svd"])
         self.max_attempts = check_integer("max_attempts", max_attempts, minimum=1)
         self.jacobian_max_rows = jacobian_max_rows
@@ -212,7 +213,10 @@ class LevenbergMarquardt(torch.optim.Optimizer):
     @property
     def steps_per_sweep(self) -> int:
         """Steps after which every parameter should have moved: 1 without a selection."""
-        return 1 if self.selection is None else self.selection.steps_per_sweep(self.function.sizes)
+        return 1 if self.selection is None else self.selection.steps_per_sweep(self._trainable_sizes())
+
+    def _trainable_sizes(self) -> dict[str, int]:
+        return {name: p.numel() for name, p in self.function.parameters.items() if p.requires_grad}
 
     @torch.no_grad()
     def step(  # type: ignore[override]
@@ -269,7 +273,10 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         outputs = function.outputs(theta, inputs)
         draws = any(map(_differ, before, rng_state(function.device)))
         targets = self.criterion.prepare(outputs, targets)
-        chunk = samples_per_chunk(self.jacobian_max_rows, n_samples, outputs.shape[1], theta)
+        if draws:
+            chunk = RANDOM_CHUNK
+        else:
+            chunk = samples_per_chunk(self.jacobian_max_rows, n_samples, outputs.shape[1], theta)
         seed = (self.seed + self.n_steps * 1_000_003) % 2**62 if draws else None
         if draws:
             outputs = function.outputs(theta, inputs, seed=seed, chunk=chunk)
@@ -283,17 +290,17 @@ class LevenbergMarquardt(torch.optim.Optimizer):
 
     def _indices(self) -> Tensor | None:
         """Return the positions of the parameters that move in this step; None for all."""
-        function = self.function
-        chosen: Tensor | None = None
-        if self.selection is not None:
-            generator = torch.Generator().manual_seed((self.seed + self.n_steps) % 2**62)
-            chosen = self.selection.select(function.sizes, self.n_steps, generator).to(function.device)
-        if not all(p.requires_grad for p in function.parameters.values()):
-            trainable = function.per_element(lambda parameter: parameter.requires_grad)
-            chosen = trainable.nonzero()[:, 0] if chosen is None else chosen[trainable[chosen]]
-        if chosen is not None and len(chosen) == 0:
-            raise ValueError("no parameter is left to move: all those selected are frozen; unfreeze some.")
-        return chosen
+        function, sizes = self.function, self._trainable_sizes()
+        if not sizes:
+            raise ValueError("all parameters of `module` are frozen; unfreeze some with requires_grad_().")
+        trainable = None  # all
+        if len(sizes) < len(function.sizes):
+            trainable = function.per_element(lambda parameter: parameter.requires_grad).nonzero()[:, 0]
+        if self.selection is None:
+            return trainable
+        generator = torch.Generator().manual_seed((self.seed + self.n_steps) % 2**62)
+        chosen = self.selection.select(sizes, self.n_steps, generator).to(function.device)
+        return chosen if trainable is None else trainable[chosen]
 
     def _linearize(self, batch: _Batch, point: _Point, indices: Tensor | None) -> tuple[SubProblem, int, str]:
         """Step 2: the least-squares problem of this step, its number of rows, and the reason for its solver."""

@@ -142,7 +142,7 @@ def reduce_rows(rows: Rows, penalty: Tensor, theta: Tensor) -> tuple[Tensor, Ten
     for matrix, residual in rows:
         square = square + residual.square().sum()
         stacked = torch.cat([stacked, torch.cat([matrix, residual[:, None]], 1)])
-        if len(stacked) > stacked.shape[1]:
+        if len(stacked) >= stacked.shape[1]:
             stacked = torch.linalg.qr(stacked, mode="r")[1]
     kept = stacked[: len(theta)]
     return kept[:, :-1], kept[:, -1], square
@@ -156,7 +156,8 @@ class QR(_Triangular):
         upper = torch.cat([self.triangle, self.target[:, None]], 1)
         lower = torch.cat([torch.diag(damping.sqrt()), damping.new_zeros(n_params, 1)], 1)
         reduced = torch.linalg.qr(torch.cat([upper, lower]), mode="r")[1][:n_params]
-        if not bool((reduced[:, :-1].diagonal() != 0).all()):
+        diagonal = reduced[:, :-1].diagonal()
+        if not bool((torch.isfinite(diagonal) & (diagonal != 0)).all()):
             return None
         return -torch.linalg.solve_triangular(reduced[:, :-1], reduced[:, -1:], upper=True)[:, 0]
 
