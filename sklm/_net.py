@@ -218,6 +218,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 ) from None
         _resolve_device(self.device)
         _dtype_name(self.dtype)
+        _check_random_state(self.random_state)
         check_real("validation_fraction", self.validation_fraction, above=0, below=1)
         check_integer("n_iter_no_change", self.n_iter_no_change, minimum=1)
         check_integer("verbose", int(self.verbose) if isinstance(self.verbose, bool) else self.verbose, minimum=0)
@@ -777,8 +778,12 @@ def _draw_seed(random_state: Any) -> int:
     """Return a seed from `random_state`; for None a fresh one, without touching NumPy's global generator."""
     if random_state is None:
         return secrets.randbits(31)
+    return int(_check_random_state(random_state).randint(2**31 - 1))
+
+
+def _check_random_state(random_state: Any) -> Any:
     try:
-        return int(check_random_state(random_state).randint(2**31 - 1))
+        return check_random_state(random_state)
     except ValueError:
         raise ValueError(
             "`random_state` must be None, an integer from 0 to 2**32 - 1 or a RandomState instance; "

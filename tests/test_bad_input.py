@@ -182,6 +182,8 @@ def test_wrong_value(estimator, name, value, message):
 @pytest.mark.parametrize(("name", "value", "message"), WRONG_VALUES)
 def test_wrong_value_in_a_refit(name, value, message, warm_start):
     skip_where_available(name, value)
+    if warm_start and name == "module" and callable(value) and not isinstance(value, type):
+        pytest.skip("a warm start keeps the module that is there and calls no factory")
     model = regressor(warm_start=warm_start).fit(X, Y).set_params(**{name: value})
     assert_refit_refused(model, message, rows=X)
 
@@ -382,7 +384,7 @@ WRONG_MODULES = {
         nn.Linear(2, 3),
         r"SquaredError\(\) needs one target per output; the module returns \(\d+, 3\)",
     ),
-    "tuple": (Returning(lambda out: (out, out)), r"`module` must return a tensor; got tuple"),
+    "tuple": (Returning(lambda out: (out, out)), r"`module` must return a tensor .*; got tuple"),
     "one number": (Returning(lambda out: out.sum()), r"`module` must return one row per sample"),
     "transposed": (Returning(lambda out: out.T), r"`module` must return one row per sample"),
     "repeated": (Returning(lambda out: torch.cat([out, out])), r"`module` must return one row per sample"),

@@ -419,16 +419,23 @@ class BinaryCrossEntropy(Loss):
             positive_weight = torch.tensor(checked, dtype=torch.float64)
         self.register_buffer("positive_weight", positive_weight)
 
+    def prepare(self, outputs: Tensor, targets: Any) -> Any:
+        if not self.from_logits and bool(((outputs < 0) | (outputs > 1)).any()):
+            raise ValueError(
+                f"{self} needs a module that returns probabilities between 0 and 1; it returned {outputs.min():.3g} to "
+                f"{outputs.max():.3g}. End the module with a sigmoid, or use the loss that takes logits."
+            )
+        return like_outputs(outputs, targets, self)
+
     def value(self, outputs: Tensor, targets: Any) -> Tensor:
         if self.from_logits:
             weight = self.positive_weight
             return -(weight * targets * F.logsigmoid(outputs) + (1 - targets) * F.logsigmoid(-outputs)).sum(1)
         # bounded by 100, as torch does; nan outside [0, 1], where torch raises, so that such a trial is rejected
         inside = (outputs >= 0) & (outputs <= 1)
-        probability = outputs.clamp(torch.finfo(outputs.dtype).tiny, 1 - torch.finfo(outputs.dtype).eps / 2)
-        positive, negative = probability.log().clamp_min(-100), (-probability).log1p().clamp_min(-100)
-        positive = torch.where(outputs > 0, positive, -100.0)
-        negative = torch.where(outputs < 1, negative, -100.0)
+        finfo = torch.finfo(outputs.dtype)
+        positive = torch.where(outputs > 0, outputs.clamp_min(finfo.tiny).log().clamp_min(-100), -100.0)
+        negative = torch.where(outputs < 1, (-outputs.clamp_max(1 - finfo.eps / 2)).log1p().clamp_min(-100), -100.0)
         return -torch.where(inside, targets * positive + (1 - targets) * negative, torch.nan).sum(1)
 
     def gradient(self, outputs: Tensor, targets: Any) -> Tensor:
@@ -525,13 +532,10 @@ class TorchLoss(Loss):
             named = targets[targets != self.criterion.ignore_index]
             CrossEntropy().prepare(outputs[: len(named)], named)
             return targets
-        if (
-            isinstance(targets, Tensor)
-            and targets.numel() == outputs.numel()
-            and (self.twin is not None or targets.is_floating_point())
-        ):
-            return like_outputs(outputs, targets, self)
-        return targets if self.twin is None else self.twin.prepare(outputs, targets)
+        if self.twin is not None:
+            return self.twin.prepare(outputs, targets)
+        fits = isinstance(targets, Tensor) and targets.is_floating_point() and targets.numel() == outputs.numel()
+        return like_outputs(outputs, targets, self) if fits else targets
 
     def check_targets(self, targets: Tensor) -> None:
         if self.twin is not None:
