@@ -38,9 +38,8 @@ optimizer = LevenbergMarquardt(module, "squared_error")
 saved = None
 for step in range(100):
     result = optimizer.step(t, y)
-    print(
-        f"step {step + 1:2d}  loss {result.loss:.10f}  damping {result.damping:.1e}  gain ratio {result.gain_ratio:5.2f}"
-    )
+    ratio = f"gain ratio {result.gain_ratio:.2f}"
+    print(f"step {step + 1}: loss {result.loss:.10f}, damping {result.damping:.1e}, {ratio}")
     if step == 4:
         saved = copy.deepcopy((module.state_dict(), optimizer.state_dict()))
     if result.status != "running":

@@ -4,10 +4,10 @@ A precise fit: sinc(10 x) with 61 parameters, beside Adam
 
 The function sinc(10 x) on [-1, 1] has twenty half-waves. A network of 20 tanh units (61 parameters) can follow it very
 closely, but first-order training stays far from what the network can do. Both methods get the same 20 000 points, the
-same network with the same initialisation, and mini-batches of 1000; Adam, through skorch, gets five times as many epochs
-and the best of three learning rates.
+same network with the same kind of initialisation, and mini-batches of 1000; Adam, through skorch, gets five times as
+many epochs and the best of three learning rates.
 
-The mean squared error of 3.3e-7 marked in the figure is what torch-levenberg-marquardt shows in its README for this task.
+The mean squared error of 3.3e-7 marked in the figure is what torch-levenberg-marquardt publishes for this task.
 """
 
 import time
@@ -83,9 +83,8 @@ for lr in (1e-3, 3e-3, 1e-2):
     print(f"Adam  lr {lr:g}: mean squared error {adam_errors[-1]:.1e} in 300 epochs, {seconds:.1f} s")
 
 below = sum(error < TARGET for error in lm_errors)
-print(
-    f"\nBelow {TARGET:g}: LM from {below} of {len(lm_errors)} starts, Adam with {sum(e < TARGET for e in adam_errors)} of 3."
-)
+reached = sum(error < TARGET for error in adam_errors)
+print(f"\nBelow {TARGET:g}: LM from {below} of {len(lm_errors)} starts, Adam with {reached} of 3 learning rates.")
 print(f"Best: LM {min(lm_errors):.1e}, Adam {min(adam_errors):.1e}.")
 
 # %%

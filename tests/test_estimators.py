@@ -327,7 +327,9 @@ def test_penalty_of_a_linear_regressor_is_that_of_ridge():
 
 # ---------------------------------------------------------------- modules
 
-INSTANCE = Network(3, 1).double()
+with torch.random.fork_rng(devices=[]):
+    torch.manual_seed(0)
+    INSTANCE = Network(3, 1).double()
 FACTORIES = {
     "class": Network,
     "function": network,
@@ -590,11 +592,14 @@ def test_dataset_with_separate_y():
 
 @pytest.mark.parametrize("batch_size", [-1, 8])
 def test_images(batch_size):
+    def convolution():  # a factory: its start follows random_state
+        return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(18, 1))
+
     images = np.random.default_rng(0).normal(size=(20, 1, 5, 5))
-    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(18, 1))
-    model = regressor(module=module, batch_size=batch_size, max_epochs=10).fit(images, images.mean(axis=(1, 2, 3)))
+    target = images.mean(axis=(1, 2, 3))
+    model = regressor(module=convolution, batch_size=batch_size, max_epochs=10).fit(images, target)
     assert model.predict(images).shape == (20,)
-    assert model.loss_ < 1e-2 * np.var(images.mean(axis=(1, 2, 3)))
+    assert model.score(images, target) > 0.95
 
 
 def test_integer_tensor_reaches_an_embedding():
