@@ -91,19 +91,20 @@ print(f"Best: LM {min(lm_errors):.1e}, Adam {min(adam_errors):.1e}.")
 # Left: training error by epoch. Right: the residuals of both fits, on a logarithmic scale.
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
 for curve in lm_curves:
-    left.loglog(np.arange(1, len(curve) + 1), curve, color="C0", label="Levenberg-Marquardt, 5 starts")
+    left.loglog(np.arange(1, len(curve) + 1), curve, color="C0")
 for curve in adam_curves:
-    left.loglog(np.arange(1, len(curve) + 1), curve, color="C1", label="Adam, 3 learning rates")
-left.axhline(TARGET, color="0.4", linestyle=":", label="3.3e-7")
-left.set(xlabel="epoch", ylabel="mean squared error", title="Training error")
-handles = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))
-left.set_xlim(0.8, 400)
-left.legend(handles.values(), handles.keys(), loc="center right", framealpha=1)
+    left.loglog(np.arange(1, len(curve) + 1), curve, color="C1")
+left.axhline(TARGET, color="0.4", linestyle=":")
+left.text(1, 1.2 * TARGET, "3.3e-7", color="0.4", va="bottom")
+left.text(70, 3e-8, "Levenberg-Marquardt,\n5 starts", color="C0", ha="left", va="center")
+left.text(30, 2e-5, "Adam, 3 learning rates", color="C1", ha="left", va="center")
+left.set(xlabel="epoch", ylabel="mean squared error", title="Training error", xlim=(0.8, 2000))
 
 grid = np.linspace(-1, 1, 1000)[:, None]
+truth = np.sinc(10 * grid[:, 0])
 best = lm_models[int(np.argmin(lm_errors))]
-right.semilogy(grid, np.abs(adam.predict(torch.tensor(grid))[:, 0] - np.sinc(10 * grid[:, 0])), "C1", label="Adam")
-right.semilogy(grid, np.abs(best.predict(grid) - np.sinc(10 * grid[:, 0])), "C0", label="Levenberg-Marquardt")
-right.set(xlabel="x", ylabel="|error|", title="Error of the fitted curves")
-right.legend(loc="upper right")
+right.semilogy(grid, np.abs(adam.predict(torch.tensor(grid))[:, 0] - truth), "C1", label="Adam, lr 0.01")
+right.semilogy(grid, np.abs(best.predict(grid) - truth), "C0", label="Levenberg-Marquardt")
+right.set(xlabel="x", ylabel="|error|", title="Error of the best curves", ylim=(1e-8, 10))
+right.legend(loc="upper center", ncols=2)
 plt.show()

@@ -40,12 +40,14 @@ TASKS = {
         "models": {"sklm": LMRegressor(**common), "MLP": MLPRegressor(random_state=0, max_iter=2000)},
         "alpha": [3e4, 1e5, 3e5],
         "score": "R2",
+        "search": "r2",
     },
     "tumours": {
         "data": load_breast_cancer(return_X_y=True, as_frame=True),
         "models": {"sklm": LMClassifier(**common), "MLP": MLPClassifier(random_state=0, max_iter=2000)},
         "alpha": [1.0, 3.0, 10.0],
         "score": "accuracy",
+        "search": "neg_log_loss",
     },
 }
 
@@ -60,7 +62,7 @@ for task, setup in TASKS.items():
         "net__lr": [0.5, 1.0],
         "net__alpha": setup["alpha"],
     }
-    search = GridSearchCV(pipeline, grid, cv=5, n_jobs=2).fit(X_train, y_train)
+    search = GridSearchCV(pipeline, grid, cv=5, scoring=setup["search"], n_jobs=2).fit(X_train, y_train)
     print(f"{task}: best of {len(search.cv_results_['params'])} settings: {search.best_params_}")
     peer = Pipeline([("scale", StandardScaler()), ("net", setup["models"]["MLP"])])
     for name, model in (("sklm", search.best_estimator_), ("MLP", peer)):
