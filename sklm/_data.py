@@ -175,12 +175,19 @@ def load_dataset(dataset: Any) -> tuple[Any, Any]:
 def _concatenate(parts: list[Any]) -> Any:
     if isinstance(parts[0], Mapping):
         return {key: _concatenate([part[key] for part in parts]) for key in parts[0]}
+    if isinstance(parts[0], (tuple, list)) and isinstance(parts[0][0], Tensor):
+        raise ValueError(
+            "a Dataset with several inputs must give them as a dict, the arguments of the module's forward."
+        )
     return torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)
 
 
 def as_array(value: Any) -> Any:
-    """Return a tensor as a NumPy array, anything else as it is."""
-    return value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+    """Return a tensor as a NumPy array (bfloat16, which NumPy lacks, as float32), anything else as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach().cpu()
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
 
 
 def validate_inputs(estimator: Any, X: Any, *, reset: bool) -> Any:
@@ -191,7 +198,11 @@ def validate_inputs(estimator: Any, X: Any, *, reset: bool) -> Any:
     """
     if isinstance(X, Mapping) and not issparse(X):  # a scipy dok_matrix is a dict
         return _validate_dict(estimator, X, reset=reset)
-    keeps_integers = isinstance(X, Tensor) and not X.is_floating_point()
+    if not reset and hasattr(estimator, "input_names_"):
+        raise ValueError(f"`X` must be a dict with the keys {estimator.input_names_}, as in fit.")
+    if reset:
+        vars(estimator).pop("input_names_", None)
+    keeps_integers = isinstance(X, Tensor) and not X.is_floating_point() and X.dtype != torch.bool
     return validate_data(
         estimator,
         as_array(X),
@@ -204,16 +215,19 @@ def validate_inputs(estimator: Any, X: Any, *, reset: bool) -> Any:
 def _validate_dict(estimator: Any, X: Mapping[str, Any], *, reset: bool) -> dict[str, Any]:
     if not X:
         raise ValueError("`X` is an empty dict; give one array per argument of the module's forward.")
-    names = getattr(estimator, "input_names_", None)
-    if not reset and names is not None and sorted(X) != names:
-        raise ValueError(f"`X` must have the keys {names}, as in fit; got {sorted(X)}.")
     arrays = {}
     for name, value in X.items():
         value = as_array(value)
         arrays[name] = check_array(value, dtype="numeric", ensure_2d=False, allow_nd=True, input_name=f"X[{name!r}]")
     check_consistent_length(*arrays.values())
+    names = getattr(estimator, "input_names_", None)
+    if not reset and sorted(X) != names and hasattr(estimator, "n_outputs_"):
+        wanted = "be an array" if names is None else f"have the keys {names}"
+        raise ValueError(f"`X` must {wanted}, as in fit; got {sorted(X)}.")
     if reset:
         estimator.input_names_ = sorted(X)
+        for name in ("n_features_in_", "feature_names_in_"):
+            vars(estimator).pop(name, None)
     return arrays
 
 

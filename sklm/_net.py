@@ -6,13 +6,11 @@ skorch gives the training loop, history, callbacks, saving and loading. What is 
   defaults, and parameter names come from the signature plus the keys with ``__``, which live in the private dict
   `_prefixed` (scikit-learn's contract: no public attribute that the signature does not name).
 * `initialize` needs the data: the module may ask for ``n_features_in``, ``n_outputs`` and ``feature_names_in``.
-* Data are validated as scikit-learn does, made tensors once, and batches are slices of them (skorch's default path
-costs
-  9 ms per 1000 rows). Batches are pairs (inputs, labels as the user gave them), so scoring callbacks compare with
-  `predict`; what the engine needs travels with them.
-* Stopping is a private kind of KeyboardInterrupt, raised before a new epoch begins; a callback's KeyboardInterrupt
-(skorch's
-  `EarlyStopping`) stops too; the user's own keeps the best parameters and is raised again.
+* Data are validated as scikit-learn does, made tensors once, and batches are slices of them, without a data loader.
+  Batches are pairs (inputs, labels as the user gave them), so scoring callbacks compare with `predict`; what the engine
+  needs travels with them.
+* Stopping is a private kind of KeyboardInterrupt, raised when an epoch has ended; a callback's KeyboardInterrupt
+  (skorch's `EarlyStopping`) stops too; the user's own keeps the best parameters and is raised again.
 * A fit that fails before its first epoch ends leaves the estimator as it was.
 """
 
@@ -20,6 +18,7 @@ from __future__ import annotations
 
 import abc
 import copy
+import dis
 import inspect
 import math
 import secrets
@@ -39,6 +38,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
 from skorch.history import History
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from sklm._data import (
     Batch,
@@ -91,9 +91,20 @@ class LMNet(skorch.NeuralNet, abc.ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        signature = inspect.signature(cls.__init__)
-        shown = [p for p in signature.parameters.values() if p.name != "self" and p.kind is not p.VAR_KEYWORD]
-        cls.__signature__ = signature.replace(parameters=shown)
+        shown: dict[str, inspect.Parameter] = {}
+        for parent in cls.__mro__:  # a subclass that passes **kwargs on keeps the parameters of its parent
+            if parent is LMNet:
+                break
+            if "__init__" not in vars(parent):
+                continue
+            parameters = list(inspect.signature(vars(parent)["__init__"]).parameters.values())[1:]
+            for parameter in parameters:
+                if parameter.kind is not parameter.VAR_KEYWORD:
+                    shown.setdefault(parameter.name, parameter)
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
+        ordered = sorted(shown.values(), key=lambda p: p.kind)
+        cls.__signature__ = inspect.Signature(ordered)
 
     def _store(self, arguments: Mapping[str, Any]) -> None:
         """Set the constructor's arguments as attributes; `arguments` is its ``locals()``."""
@@ -104,8 +115,9 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 raise TypeError(
                     f"{type(self).__name__}() got an unexpected keyword argument {name!r}{did_you_mean(name, known)}"
                 )
-        for name in self._signature_names():
-            setattr(self, name, arguments[name])
+        for name, value in arguments.items():
+            if name not in ("self", "kwargs", "__class__"):
+                setattr(self, name, value)
         self._prefixed = dict(dunder)
 
     def __getattr__(self, name: str) -> Any:
@@ -178,21 +190,20 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         for name in params:
             if name not in names and not self._is_dunder(name):
                 raise ValueError(
-                    f"Invalid parameter {name!r} for estimator {type(self).__name__}{did_you_mean(name, names)} "
+                    f"Invalid parameter {name!r} for estimator {type(self).__name__}{did_you_mean(name, names)}. "
                     f"Valid parameters are: {names}, and names with the prefixes {[p + '__' for p in PREFIXES]}."
                 )
         for name, value in params.items():
-            setattr(self, name, value)
             if self.initialized_:
                 self._set_live(name, value)
+            setattr(self, name, value)
         return self
 
     def _set_live(self, name: str, value: Any) -> None:
         optimizer = self.optimizer_
         prefix, _, attribute = name.partition("__")
         if name == "lr":
-            for group in optimizer.param_groups:
-                group["lr"] = value
+            optimizer.param_groups[0]["lr"] = value
         elif prefix in ("damping", "selection") and attribute and hasattr(getattr(optimizer, prefix), attribute):
             setattr(getattr(optimizer, prefix), attribute, value)
         elif prefix == "callbacks" and attribute:
@@ -258,9 +269,15 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         data = Data(convert(arrays), labels, convert(targets), None if weights is None else convert(weights))
         if weights is not None and not weights.all():
             data = data.subset(np.flatnonzero(weights))  # weight 0 is a row that is not there
-        if self.batch_size == -1 and not (self.early_stopping or self.train_split or isinstance(self.callbacks, list)):
-            data = merge_repeated_rows(data, self.dtype_)  # where nothing sees the rows one by one
+        sees_rows = self.early_stopping or self.train_split or isinstance(self.callbacks, list)
+        if self.batch_size == -1 and not sees_rows and self._init_takes_weights():
+            data = merge_repeated_rows(data, self.dtype_)
         return data
+
+    def _init_takes_weights(self) -> bool:
+        """Return whether the module's `init_from_data`, if it has one, takes weights."""
+        method = getattr(self.module, "init_from_data", None)
+        return method is None or "sample_weight" in inspect.signature(method).parameters
 
     def _prediction_data(self, X: Any) -> TensorData:
         """Return inputs for prediction; data that are ours already pass through."""
@@ -292,6 +309,9 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         if self._is_new:
             self._init_from_data(train)
             self._is_new = False
+        elif self.early_stopping and valid is not None and self.history:  # a warm fit must not end worse than it began
+            loss = float(self.validation_step(next(iter(self.get_iterator(valid))))["loss"])
+            self._run.keep(loss, self.history[-1]["epoch"], self.module_)
         return train, valid
 
     def _early_stopping_split(self, data: Data) -> Iterator[torch.utils.data.Subset[Any]]:
@@ -339,12 +359,13 @@ class LMNet(skorch.NeuralNet, abc.ABC):
 
     def _initialize_parts(self, data: Data | None) -> None:
         seed = _draw_seed(self.random_state)
+        self._built_from, self._built_callbacks = self._module_source(), self.callbacks
         self.callbacks_: list[Any] = []
         self._initialize_callbacks()
         with self._current_init_context("module"):
             self.module_ = self._build_module(data, seed)
         with self._current_init_context("criterion"):
-            self.criterion_ = self._build_criterion(data).to(self.device_)
+            self.criterion_ = self._build_criterion(data).to(device=self.device_, dtype=self.dtype_)
         with self._current_init_context("optimizer"):
             self.optimizer_ = self._build_optimizer(seed)
         self.history_ = History()
@@ -355,17 +376,33 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         """Take over changed parameters of the estimator, and go on with module, damping and history."""
         if not isinstance(self.module, nn.Module):
             self._check_factory(self.get_params_for("module"))
+        before, now = self._built_from, self._module_source()
+        changed = [name for name in {**before, **now} if not _same(before.get(name), now.get(name))]
+        if changed:
+            raise ValueError(
+                f"`{changed[0]}` has changed since the module was built, and `partial_fit` and `warm_start=True` keep "
+                "that module; call `fit` with `warm_start=False`."
+            )
+        if self.callbacks is not self._built_callbacks:
+            self._initialize_callbacks()
+            self._built_callbacks = self.callbacks
+        self.module_.to(device=self.device_, dtype=self.dtype_)
         with self._current_init_context("criterion"):
-            self.criterion_ = self._build_criterion(data).to(self.device_)
-        before = self.optimizer_
+            self.criterion_ = self._build_criterion(data).to(device=self.device_, dtype=self.dtype_)
+        used = self.optimizer_
         with self._current_init_context("optimizer"):
-            self.optimizer_ = self._build_optimizer(before.seed)
-        self.optimizer_.n_steps = before.n_steps
-        if type(self.optimizer_.damping) is type(before.damping):
-            self.optimizer_.damping.load_state_dict(before.damping.state_dict())
+            self.optimizer_ = self._build_optimizer(used.seed)
+        self.optimizer_.n_steps = used.n_steps
+        if type(self.optimizer_.damping) is type(used.damping):
+            self.optimizer_.damping.load_state_dict(used.damping.state_dict())
         history = History()
         history.extend(self.history_)
         self.history_ = history
+
+    def _module_source(self) -> dict[str, Any]:
+        """Return what a module is built from."""
+        arguments = {f"module__{name}": value for name, value in self.get_params_for("module").items()}
+        return {"module": self.module, "device": self.device, "dtype": self.dtype, **arguments}
 
     @abc.abstractmethod
     def _n_module_outputs(self, data: Data) -> int:
@@ -430,9 +467,13 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             )
         if data is not None:
             outputs = self._probe(data)
-            loss = self._fit_criterion(loss, outputs)
+            loss = self._fit_criterion(loss, outputs).to(device=self.device_, dtype=self.dtype_)
             loss.check_targets(data.targets)
-            loss.prepare(outputs, data.targets[: len(outputs)])
+            targets = loss.prepare(outputs, data.targets[: len(outputs)])
+            try:
+                loss.value(outputs, targets)
+            except TypeError as error:
+                raise ValueError(f"`criterion` cannot be called as loss(outputs, targets): {error}.") from error
         return loss
 
     def _is_classifier(self) -> bool:
@@ -446,6 +487,10 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         """Return the module's outputs for the first samples; raise where it does not return one row per sample."""
         n_probe = min(2, len(data))
         batch = data.take(slice(0, n_probe))
+        if any(is_lazy(parameter) for parameter in self.module_.parameters()):
+            with torch.no_grad(), preserved_rng(self.device_):
+                torch.manual_seed(_draw_seed(self.random_state))
+                call_module(self.module_, batch[0])
         module = copy.deepcopy(self.module_).eval()
         with torch.no_grad(), preserved_rng(self.device_):
             outputs = check_output(call_module(module, batch[0])).to(self.dtype_)
@@ -492,11 +537,12 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         """Validate, build (when `cold`) and train; on failure before the end of an epoch, restore the estimator."""
         before = dict(self.__dict__)
         parameters = None if cold else copy.deepcopy(self.module_.state_dict())
+        reset = cold or not hasattr(self, "n_outputs_")  # `initialize` or `load_params` came before any data
         run = _Run()
         finished = False
         try:
             self._validate_params()
-            data = self._training_data(X, y, sample_weight, reset=cold, classes=classes)
+            data = self._training_data(X, y, sample_weight, reset=reset, classes=classes)
             if cold:
                 self._initialize_parts(data)
             else:
@@ -618,9 +664,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         row = self.history[-1]
         score = row.get("valid_loss", math.nan) if self.early_stopping else row["train_loss"]
         if score < run.best_score:
-            run.best_score, run.best_epoch = score, row["epoch"]
-            if self.early_stopping or run.steps_needed > 1:  # else the last parameters are the best
-                run.best_state = {k: v.detach().clone() for k, v in self.module_.state_dict().items()}
+            # with the full batch and without validation the last parameters are the best
+            run.keep(score, row["epoch"], self.module_ if self.early_stopping or run.steps_needed > 1 else None)
         waited = row["epoch"] - (run.best_epoch or row["epoch"] - run.n_epochs)
         if run.settled >= run.steps_needed:
             run.verdict = "Converged" if run.status == "converged" else "Stopped"
@@ -720,6 +765,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         self.device = str(self.device_)
         try:
             super().load_params(*args, **kwargs)
+            self._is_new = False  # the scaling of the module comes from the file
         finally:
             self.device = requested
 
@@ -764,14 +810,28 @@ class _Run:
     verdict: str = ""  # how training ended; empty while it goes on
     exhausted: bool = False
 
+    def keep(self, score: float, epoch: int, module: nn.Module | None) -> None:
+        """Note the best epoch so far, with a copy of the parameters of `module`."""
+        self.best_score, self.best_epoch = score, epoch
+        if module is not None:
+            self.best_state = {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or bool(np.array_equal(one, other))
+
 
 def _raised_by_callback(interrupt: KeyboardInterrupt, callbacks: list[Any]) -> bool:
     """Return whether a callback itself raised the interrupt, which asks to stop, rather than the user in its midst."""
-    traceback = interrupt.__traceback__
+    traceback, frames = interrupt.__traceback__, []
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
-    raiser = None if traceback is None else traceback.tb_frame.f_locals.get("self")
-    return any(raiser is callback for callback in callbacks)
+        frames.append(traceback.tb_frame)
+    if traceback is None:
+        return False
+    raised = dis.opname[traceback.tb_frame.f_code.co_code[traceback.tb_lasti]] == "RAISE_VARARGS"  # not by a signal
+    holders = [value for frame in [*frames, traceback.tb_frame] for value in frame.f_locals.values()]
+    return raised and any(value is callback for value in holders for callback in callbacks)
 
 
 def _draw_seed(random_state: Any) -> int:

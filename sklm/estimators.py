@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from sklm._data import validate_labels, validate_real_targets
@@ -370,9 +371,14 @@ feature_names_in_, device_, dtype_
         -------
         ndarray of shape (n_samples,)
         """
-        codes = self.predict_proba(X).argmax(axis=1)
+        check_is_fitted(self, ["module_", "classes_"])
+        scores = self._mean(X)
+        codes = (scores[:, 0] > 0.5).astype(int) if self._has_one_column(scores) else scores.argmax(axis=1)
         labels: np.ndarray = self.classes_[codes]
         return labels
+
+    def _has_one_column(self, scores: np.ndarray) -> bool:
+        return scores.shape[1] == 1 and len(self.classes_) == 2
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Predict class probabilities.
@@ -385,11 +391,18 @@ feature_names_in_, device_, dtype_
         -------
         ndarray of shape (n_samples, n_classes)
             Columns in the order of `classes_`.
+
+        Raises
+        ------
+        ValueError
+            When the criterion is a loss of scores that are no probabilities.
         """
+        check_is_fitted(self, ["module_", "classes_"])
+        loss = self.criterion_
+        if isinstance(loss, TorchLoss) and loss.twin is None and not isinstance(loss.criterion, nn.NLLLoss):
+            raise ValueError(f"{loss} gives no probabilities; use `predict` or `decision_function`.")
         mean = self._mean(X)
-        if mean.shape[1] == 1 and len(self.classes_) == 2:
-            return np.hstack([1 - mean, mean])
-        return mean
+        return np.hstack([1 - mean, mean]) if self._has_one_column(mean) else mean
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Return logits.
@@ -402,6 +415,7 @@ feature_names_in_, device_, dtype_
         -------
         ndarray of shape (n_samples,) for two classes, positive for the second one; else (n_samples, n_classes)
         """
+        check_is_fitted(self, ["module_", "classes_"])
         outputs = self._outputs(X)
         loss = _twin_or_self(self.criterion_)
         is_probability = isinstance(loss, BinaryCrossEntropy) and not loss.from_logits
@@ -419,8 +433,8 @@ feature_names_in_, device_, dtype_
         unknown = self.classes_[codes] != y
         if np.any(unknown):
             raise ValueError(
-                f"`y` has labels that are not among the classes {list(self.classes_)}: "
-                f"{list(np.unique(y[unknown])[:5])}. "
+                f"`y` has labels that are not among the classes {self.classes_.tolist()}: "
+                f"{np.unique(y[unknown])[:5].tolist()}. "
                 "Pass all labels as `classes` in the first call of `partial_fit`, or `fit` anew."
             )
         return y, codes.astype(np.int64)

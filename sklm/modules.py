@@ -96,12 +96,13 @@ class MLP(nn.Module):
         sample_weight : Tensor of shape (n_samples,), default=None
             Weights, equivalent to repeated rows.
         """
-        self.x_mean, self.x_scale = _mean_and_scale(X, sample_weight)
+        self.x_mean, self.x_scale = _mean_and_scale(X.to(self.x_mean.dtype), sample_weight)
         if y.is_floating_point():
             self.y_mean, self.y_scale = _mean_and_scale(y.reshape(len(y), -1), sample_weight)
 
     def forward(self, X: Tensor) -> Tensor:
         """Return outputs of shape (n_samples, n_outputs)."""
+        X = X.to(self.x_mean.dtype)  # also integers
         return self.layers((X - self.x_mean) / self.x_scale) * self.y_scale + self.y_mean
 
 
@@ -131,6 +132,7 @@ def _mean_and_scale(values: Tensor, weights: Tensor | None) -> tuple[Tensor, Ten
     """Return weighted mean and standard deviation of the columns; 1 where a column is constant."""
     share = torch.full_like(values[:, 0], 1 / len(values)) if weights is None else weights / weights.sum()
     mean = share @ values
-    scale = (share @ (values - mean).square()).sqrt()
+    size = (values - mean).abs().amax(0).clamp_min(torch.finfo(values.dtype).tiny)  # squares of huge numbers overflow
+    scale = (share @ ((values - mean) / size).square()).sqrt() * size
     constant = (values == values[:1]).all(0) | (scale == 0)
     return mean, torch.where(constant, 1.0, scale)

@@ -597,8 +597,8 @@ def complex_parameters() -> nn.Module:
     [
         (nn.Tanh, "`module` has no trainable parameters"),
         (all_frozen, "`module` has no trainable parameters"),
-        (mixed_dtypes, r"one real floating dtype.*torch.float32 on cpu, torch.float64 on cpu"),
-        (complex_parameters, "one real floating dtype.*complex64"),
+        (mixed_dtypes, r"must be float32 or all float64.*torch.float32 on cpu, torch.float64 on cpu"),
+        (complex_parameters, "must be float32 or all float64.*complex64"),
     ],
     ids=["none", "frozen", "mixed_dtypes", "complex"],
 )

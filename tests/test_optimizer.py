@@ -1087,7 +1087,7 @@ def test_bad_arguments(keywords, message):
     [
         (nn.Tanh(), "`module` has no trainable parameters"),
         (nn.Linear(1, 1).requires_grad_(False), "`module` has no trainable parameters"),
-        (nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1).double()), "one real floating dtype"),
+        (nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1).double()), "must be float32 or all float64"),
     ],
     ids=["none", "frozen", "mixed"],
 )

@@ -116,7 +116,8 @@ class Damping(abc.ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the attributes that change while training, as numbers and tensors: all but the settings."""
-        settings = inspect.signature(type(self)).parameters
+        kinds = [kind for kind in type(self).__mro__ if issubclass(kind, Damping)]
+        settings = {name for kind in kinds for name in inspect.signature(kind).parameters}
         return {
             name: value.clone() if isinstance(value, Tensor) else value
             for name, value in vars(self).items()

@@ -17,6 +17,7 @@ the same chunks as its rows.
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,8 +25,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-RANDOM_CHUNK = 256  # samples at once for a module that draws random numbers: the draws must not depend on the memory
+_RNG_LOCK = threading.RLock()
+RANDOM_CHUNK = 256  # samples at once, at most, for a module that draws random numbers
 CHUNK_BYTES = 128 * 2**20  # larger chunks gain no speed; a step then stays within a few times this
 FREE_SHARE = 1 / 16  # of free memory: autograd keeps a few tensors of the size of a chunk
 
@@ -89,7 +92,12 @@ def call_module(module: nn.Module, inputs: Any) -> Any:
 
 @contextmanager
 def preserved_rng(device: torch.device) -> Iterator[None]:
-    """Leave torch's global random state, on CPU and on `device`, as it was."""
+    """Leave torch's global random state, on CPU and on `device`, as it was; one thread at a time, as it is global."""
+    with _RNG_LOCK:
+        yield from _forked_rng(device)
+
+
+def _forked_rng(device: torch.device) -> Iterator[None]:
     if device.type == "cpu":
         with torch.random.fork_rng(devices=[]):
             yield
@@ -103,7 +111,7 @@ def rng_state(device: torch.device) -> list[Tensor]:
     """Return torch's global random state on CPU and on `device`."""
     states = [torch.get_rng_state()]
     if device.type != "cpu":
-        states.append(getattr(torch, device.type).get_rng_state())
+        states.append(getattr(torch, device.type).get_rng_state(device))
     return states
 
 
@@ -148,6 +156,14 @@ def samples_per_chunk(max_rows: int | str | None, n_samples: int, rows_per_sampl
     return min(max(1, max_rows // rows_per_sample), max(1, n_samples))
 
 
+def samples_per_random_chunk(rows_per_sample: int, row: Tensor) -> int:
+    """Return how many samples to handle at once for a module that draws random numbers.
+
+    The draws depend on it, so it is a function of the size of a row alone, and not of settings or free memory.
+    """
+    return min(RANDOM_CHUNK, max(1, CHUNK_BYTES // (row.numel() * row.element_size() * rows_per_sample)))
+
+
 def _free_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
@@ -179,10 +195,12 @@ class ModuleFunction:
             raise ValueError(
                 "`module` has no trainable parameters; give it at least one nn.Parameter with requires_grad=True."
             )
+        if any(is_lazy(p) for p in self.parameters.values()):
+            raise ValueError("`module` has lazy parameters without a shape; call it once with data before.")
         kinds = {(p.dtype, p.device) for p in self.parameters.values()}
-        if len(kinds) > 1 or not next(iter(kinds))[0].is_floating_point:
+        if len(kinds) > 1 or next(iter(kinds))[0] not in (torch.float32, torch.float64):
             raise ValueError(
-                "all trainable parameters of `module` must have one real floating dtype and one device; got "
+                "all trainable parameters of `module` must be float32 or all float64, on one device; got "
                 f"{', '.join(sorted(f'{dtype} on {device}' for dtype, device in kinds))}. Use module.to(...)."
             )
         self.sizes = {name: p.numel() for name, p in self.parameters.items()}

@@ -309,34 +309,46 @@ def _residual_and_diagonal(gradient: Tensor, curvature: Tensor) -> tuple[Tensor,
 
 
 class Poisson(Loss):
-    """Half the Poisson deviance with log link: the module returns the logarithm of the expected count.
+    """Half the Poisson deviance.
 
     Parameters
     ----------
+    log_link : bool, default=True
+        Whether the module returns the logarithm of the expected count, or the expected count itself. The curvature of
+        the latter is the Fisher information 1 / f.
     curvature : {"ggn", "sqrt"}, default="ggn"
     """
 
     task = "regression"
 
+    def __init__(self, *, log_link: bool = True, curvature: Curvature | None = None) -> None:
+        super().__init__(curvature=curvature)
+        self.log_link = log_link
+
     def value(self, outputs: Tensor, targets: Any) -> Tensor:
-        deviance = outputs.exp() - targets * outputs - targets + torch.xlogy(targets, targets)
+        mean = outputs.exp() if self.log_link else outputs
+        product = targets * outputs if self.log_link else torch.xlogy(targets, outputs)
+        deviance = mean - product - targets + torch.xlogy(targets, targets)
+        if not self.log_link:
+            deviance = torch.where(outputs < 0, torch.nan, deviance)  # no count is below 0
         return deviance.clamp_min(0).sum(1)
 
     def gradient(self, outputs: Tensor, targets: Any) -> Tensor:
-        return outputs.exp() - targets
+        return outputs.exp() - targets if self.log_link else 1 - targets / outputs
 
     def ggn(self, outputs: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
-        return _residual_and_diagonal(self.gradient(outputs, targets), outputs.exp())
+        curvature = outputs.exp() if self.log_link else 1 / outputs
+        return _residual_and_diagonal(self.gradient(outputs, targets), curvature)
 
     def check_targets(self, targets: Tensor) -> None:
         if bool((targets < 0).any()):
             raise ValueError(f"{self} needs y >= 0; got {targets.min().item():g}. Pass another criterion.")
 
     def link(self, targets: Tensor) -> Tensor:
-        return targets.clamp_min(0.5).log()  # half a count stands for none
+        return targets.clamp_min(0.5).log() if self.log_link else targets  # half a count stands for none
 
     def mean(self, outputs: Tensor) -> Tensor:
-        return outputs.exp()
+        return outputs.exp() if self.log_link else outputs
 
 
 class CrossEntropy(Loss):
@@ -545,6 +557,8 @@ class TorchLoss(Loss):
         return targets if self.twin is None else self.twin.link(targets)
 
     def mean(self, outputs: Tensor) -> Tensor:
+        if type(self.criterion) is nn.NLLLoss:
+            return outputs.exp()
         return outputs if self.twin is None else self.twin.mean(outputs)
 
 
@@ -562,8 +576,8 @@ def _twin(criterion: Any) -> tuple[Loss | None, float]:
         case nn.SmoothL1Loss():
             beta = criterion.beta
             return (Huber(delta=beta), 1 / beta) if beta > 0 else (AbsoluteError(), 1.0)
-        case nn.PoissonNLLLoss(log_input=True):
-            return Poisson(), 1.0
+        case nn.PoissonNLLLoss():
+            return Poisson(log_link=criterion.log_input), 1.0
         case nn.CrossEntropyLoss():
             return CrossEntropy(), 1.0
         case nn.BCELoss():

@@ -34,12 +34,12 @@ from sklm.engine._checks import check_choice, check_integer, check_real
 from sklm.engine.convergence import ConvergenceTests
 from sklm.engine.damping import Damping, resolve_damping
 from sklm.engine.jacobian import (
-    RANDOM_CHUNK,
     ModuleFunction,
     count_samples,
     preserved_rng,
     rng_state,
     samples_per_chunk,
+    samples_per_random_chunk,
     steady_batchnorm,
 )
 from sklm.engine.losses import Loss, resolve_loss
@@ -133,7 +133,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         Damping factors tried per step.
     jacobian_max_rows : int, None or "auto", default="auto"
         Rows of the Jacobian computed at once; None for all; ``"auto"`` from free memory, at most 128 MiB. Cholesky with
-        more rows than parameters, QR and SVD hold one chunk; the dual form keeps all rows, fewer than parameters.
+        more rows than parameters, QR and SVD hold one chunk; the dual form keeps all rows, fewer than parameters. A
+        module that draws random numbers (dropout) gets chunks of a fixed size, on which its draws depend.
     selection : {"random", "layer"}, sklm.selection.Selection or None, default=None
         Parameters that move in a step; None for all.
     alpha : float, default=0.0
@@ -189,7 +190,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         seed: int | None = None,
     ) -> None:
         self.function = ModuleFunction(module)
-        self.criterion: Loss = resolve_loss(criterion)
+        like = next(iter(self.function.parameters.values()))
+        self.criterion: Loss = copy.deepcopy(resolve_loss(criterion)).to(device=like.device, dtype=like.dtype)
         self.damping: Damping = copy.deepcopy(resolve_damping(damping))
         if self.damping.scaling == "auto" and any(p.ndim >= 2 for p in self.function.parameters.values()):
             self.damping.scaling = "max"
@@ -202,9 +204,14 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         self.tests = ConvergenceTests(ftol=ftol, xtol=xtol, gtol=gtol)
         self.seed = secrets.randbits(48) if seed is None else check_integer("seed", seed, minimum=0)
         self.n_steps = 0
-        check_real("lr", lr, above=0, below=2)
-        check_real("alpha", alpha, minimum=0)
-        super().__init__(list(self.function.parameters.values()), {"lr": lr, "alpha": alpha})
+        settings = {"lr": check_real("lr", lr, above=0, below=2), "alpha": check_real("alpha", alpha, minimum=0)}
+        super().__init__(list(self.function.parameters.values()), settings)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take the one group of the constructor; there are no others."""
+        if self.param_groups:
+            raise ValueError("LevenbergMarquardt moves all parameters of its module in one group; use `selection`.")
+        super().add_param_group(param_group)
 
     @property
     def module(self) -> nn.Module:
@@ -259,6 +266,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
     def _evaluate(self, inputs: Any, targets: Any, weights: Tensor | None = None) -> tuple[_Batch, _Point]:
         """Step 1: outputs and losses at the current parameters."""
         function, group = self.function, self.param_groups[0]
+        check_real("lr", group["lr"], above=0, below=2)  # schedulers may have set it
         n_samples = count_samples(inputs)
         if n_samples == 0:
             raise ValueError("`inputs` must have at least one sample; got 0.")
@@ -273,10 +281,11 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         outputs = function.outputs(theta, inputs)
         draws = any(map(_differ, before, rng_state(function.device)))
         targets = self.criterion.prepare(outputs, targets)
+        per_sample = 1 if self.criterion.curvature == "sqrt" else outputs.shape[1]
         if draws:
-            chunk = RANDOM_CHUNK
+            chunk = samples_per_random_chunk(per_sample, theta)
         else:
-            chunk = samples_per_chunk(self.jacobian_max_rows, n_samples, outputs.shape[1], theta)
+            chunk = samples_per_chunk(self.jacobian_max_rows, n_samples, per_sample, theta)
         seed = (self.seed + self.n_steps * 1_000_003) % 2**62 if draws else None
         if draws:
             outputs = function.outputs(theta, inputs, seed=seed, chunk=chunk)

@@ -171,12 +171,13 @@ class SVD(_Triangular):
 
     def solve(self, damping: Tensor) -> Tensor | None:
         size = damping.max()
-        scale = (damping / size).sqrt()
+        scale = damping.sqrt() / size.sqrt()
         if self._scale is None or not torch.allclose(scale, self._scale, rtol=1e-12, atol=0.0):
-            if not bool(torch.isfinite(self.triangle).all()):
+            scaled = self.triangle / scale
+            if not bool(torch.isfinite(scaled).all()):
                 return None
             self._scale = scale
-            left, self._values, self._right = torch.linalg.svd(self.triangle / scale, full_matrices=False)
+            left, self._values, self._right = torch.linalg.svd(scaled, full_matrices=False)
             self._projected = left.T @ self.target
         filtered = self._values / (self._values.square() + size) * self._projected
         return -(self._right.T @ filtered) / self._scale
