@@ -5,7 +5,7 @@ A precise fit: sinc(10 x) with 61 parameters, beside Adam
 The function sinc(10 x) on [-1, 1] has twenty half-waves. A network of 20 tanh units (61 parameters) can follow it very
 closely, but first-order training stays far from what the network can do. Both methods get the same 20 000 points, the
 same network with the same kind of initialisation, and mini-batches of 1000; Adam, through skorch, gets five times as
-many epochs and the best of three learning rates.
+many epochs, at three learning rates.
 
 The mean squared error of 3.3e-7 marked in the figure is what torch-levenberg-marquardt publishes for this task.
 """
@@ -60,7 +60,7 @@ def scaled_mlp():
     return module
 
 
-adam_curves, adam_errors = [], []
+adam_curves, adam_errors, adam_models = [], [], []
 for lr in (1e-3, 3e-3, 1e-2):
     torch.manual_seed(0)
     adam = skorch.NeuralNetRegressor(
@@ -80,6 +80,7 @@ for lr in (1e-3, 3e-3, 1e-2):
     seconds = time.perf_counter() - start
     adam_errors.append(np.mean((adam.predict(torch.tensor(X))[:, 0] - y) ** 2))
     adam_curves.append(adam.history[:, "train_loss"])
+    adam_models.append(adam)
     print(f"Adam  lr {lr:g}: mean squared error {adam_errors[-1]:.1e} in 300 epochs, {seconds:.1f} s")
 
 below = sum(error < TARGET for error in lm_errors)
@@ -103,7 +104,8 @@ left.set(xlabel="epoch", ylabel="mean squared error", title="Training error", xl
 grid = np.linspace(-1, 1, 1000)[:, None]
 truth = np.sinc(10 * grid[:, 0])
 best = lm_models[int(np.argmin(lm_errors))]
-right.semilogy(grid, np.abs(adam.predict(torch.tensor(grid))[:, 0] - truth), "C1", label="Adam, lr 0.01")
+adam = adam_models[int(np.argmin(adam_errors))]
+right.semilogy(grid, np.abs(adam.predict(torch.tensor(grid))[:, 0] - truth), "C1", label=f"Adam, lr {adam.lr:g}")
 right.semilogy(grid, np.abs(best.predict(grid) - truth), "C0", label="Levenberg-Marquardt")
 right.set(xlabel="x", ylabel="|error|", title="Error of the best curves", ylim=(1e-8, 10))
 right.legend(loc="upper center", ncols=2)

@@ -53,12 +53,21 @@ from sklm._data import (
 from sklm.engine import LevenbergMarquardt
 from sklm.engine._checks import check_choice, check_integer, check_keywords, check_real, did_you_mean
 from sklm.engine.damping import resolve_damping
-from sklm.engine.jacobian import call_module, check_output, preserved_rng, tensors
+from sklm.engine.jacobian import call_module, check_output, map_tensors, preserved_rng, take, tensors
 from sklm.engine.losses import Loss, resolve_loss
 from sklm.engine.selection import resolve_selection
 
 PREDICT_ROWS = 65_536  # rows per forward pass outside training: bounds the memory of hidden layers
 PREFIXES = ("module", "criterion", "damping", "selection", "callbacks")
+HINTS = {
+    "hidden_layer_sizes": "module__hidden_layer_sizes",
+    "activation": "module__activation",
+    "max_iter": "max_epochs",
+    "learning_rate": "lr",
+    "learning_rate_init": "lr",
+    "loss": "criterion",
+    "curvature": "criterion__curvature",
+}  # names of scikit-learn's MLP and others, for messages
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -111,9 +120,10 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         dunder = arguments["kwargs"]
         for name in dunder:
             if not self._is_dunder(name):
-                known = [*self._signature_names(), *(f"{prefix}__" for prefix in PREFIXES)]
+                known = [*self._signature_names(), *HINTS]
                 raise TypeError(
-                    f"{type(self).__name__}() got an unexpected keyword argument {name!r}{did_you_mean(name, known)}"
+                    f"{type(self).__name__}() got an unexpected keyword argument {name!r}"
+                    + (f"; did you mean {HINTS[name]!r}?" if name in HINTS else did_you_mean(name, known))
                 )
         for name, value in arguments.items():
             if name not in ("self", "kwargs", "__class__"):
@@ -493,13 +503,29 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 call_module(self.module_, batch[0])
         module = copy.deepcopy(self.module_).eval()
         with torch.no_grad(), preserved_rng(self.device_):
-            outputs = check_output(call_module(module, batch[0])).to(self.dtype_)
+            outputs = check_output(call_module(module, map_tensors(torch.clone, batch[0]))).to(self.dtype_)
         if outputs.shape[:1] != (n_probe,):
             raise ValueError(
                 "`module` must return one row per sample, (n_samples,) or (n_samples, n_outputs); for "
                 f"{n_probe} samples it returned shape {tuple(outputs.shape)}."
             )
+        self._check_samples_apart(module, batch[0], outputs)
         return outputs.reshape(n_probe, -1)
+
+    def _check_samples_apart(self, module: nn.Module, inputs: Any, outputs: Tensor) -> None:
+        """Raise when the output for a sample depends on the other samples; a module that draws cannot be told."""
+        with torch.no_grad(), preserved_rng(self.device_):
+            before = torch.get_rng_state()
+            alone = call_module(module, map_tensors(torch.clone, take(inputs, slice(0, 1))))
+            draws = not torch.equal(before, torch.get_rng_state())
+        if alone.shape[:1] != (1,) or draws or not bool(torch.isfinite(outputs).all()):
+            return
+        alone, together = alone.reshape(1, -1).to(outputs.dtype), outputs[:1].reshape(1, -1)
+        if alone.shape != together.shape or not torch.allclose(alone, together, rtol=1e-2, atol=1e-3):
+            raise ValueError(
+                "`module` mixes samples: its output for one sample depends on the others, so a sample has no Jacobian "
+                "of its own; compute every row from its own inputs alone."
+            )
 
     def _build_optimizer(self, seed: int) -> LevenbergMarquardt:
         return LevenbergMarquardt(
@@ -557,7 +583,9 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 if parameters is not None:
                     self.module_.load_state_dict(parameters)
             self.__dict__.pop("_run", None)
-        if run.exhausted and warn:
+        if run.verdict == "Stopped":
+            warnings.warn(self.message_, ConvergenceWarning, stacklevel=3)
+        elif run.exhausted and warn:
             self._warn_not_converged()
 
     def _train(self, data: Data) -> None:
@@ -635,10 +663,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         following = batch.following
         fresh = None if following is None else (following[0], following.targets, following.weights)
         result = self.optimizer_.step(batch[0], batch.targets, batch.weights, fresh=fresh)
-        if not math.isfinite(result.loss) and not run.n_steps:
-            raise ValueError(
-                f"{result.message}, the first ones; check the initial values of the module and the scale of X and y."
-            )
+        if result.status == "failed" and not run.n_steps:
+            raise ValueError(f"{result.message}. Check the module, its initial values and the scale of X and y.")
         run.n_steps += 1
         run.settled = 0 if result.status == "running" else run.settled + 1
         run.status, run.reason = result.status, result.message
@@ -689,7 +715,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         self.loss_curve_ = [row["train_loss"] for row in rows]
         self.loss_ = last["train_loss"]
         self.converged_ = run.verdict == "Converged"
-        self.message_ = f"{run.verdict} after {self.n_iter_} epochs{': ' if reason else ''}{reason}."
+        epochs = "epoch" if self.n_iter_ == 1 else "epochs"
+        self.message_ = f"{run.verdict} after {self.n_iter_} {epochs}{': ' if reason else ''}{reason}."
 
     def _warn_not_converged(self) -> None:
         advice = (

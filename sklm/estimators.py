@@ -54,7 +54,8 @@ class LMRegressor(RegressorMixin, LMNet):
     selection : {"random", "layer"}, sklm.selection.Selection or None, default=None
         Parameters that move in a step; None for all. Arguments are ``selection__subset_size`` and ``selection__order``.
     alpha : float, default=0.0
-        L2 penalty on weight matrices (parameters with two or more dimensions), as scikit-learn's MLP.
+        L2 penalty on weight matrices (parameters with two or more dimensions, so not on the constants of a curve), as
+        scikit-learn's MLP; on the scale of the loss, so in squared units of y for the squared error.
     max_epochs : int, default=100
         Passes over the data in one call of `fit` or `partial_fit`; a full batch makes one step per epoch.
     batch_size : int, default=-1
@@ -96,9 +97,11 @@ class LMRegressor(RegressorMixin, LMNet):
     criterion_ : sklm.losses.Loss
     history_ : skorch.history.History
         ``train_loss`` (after the step, penalty included), ``valid_loss``, ``damping``, ``attempts``, ``gain_ratio`` per
-        epoch and batch, ``dur`` (seconds) per epoch.
+        epoch and batch, ``dur`` (seconds) per epoch. An epoch has the mean of the losses, the sum of the attempts, and
+        damping and gain ratio of its last step.
     loss_ : float
-        Training loss at the returned parameters; with mini-batches the mean over the batches of their epoch.
+        Training loss at the returned parameters. With mini-batches the mean over the batches of their epoch, each right
+        after its own step, and so lower than the loss of the returned parameters on all rows.
     loss_curve_ : list of float
         Training loss after every epoch.
     n_iter_ : int

@@ -16,15 +16,6 @@ Y = X @ [1.0, -2.0] + 0.1 * RNG.normal(size=24)
 LABELS = np.array(["no", "yes"])[(Y > 0).astype(int)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """One thread: the tensors are tiny, and on a busy machine threads that wait for each other take seconds."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def linear(n_features_in, n_outputs):
     return nn.Linear(n_features_in, n_outputs)
 
@@ -390,7 +381,7 @@ WRONG_MODULES = {
     "repeated": (Returning(lambda out: torch.cat([out, out])), r"`module` must return one row per sample"),
     "no parameters": (WithoutParameters(), r"`module` .*(no|without) trainable parameters?|trainable"),
     "frozen": (frozen(), r"trainable"),
-    "nan": (Returning(lambda out: out * torch.nan), r"loss is nan .*check the initial values of the module"),
+    "nan": (Returning(lambda out: out * torch.nan), r"loss is nan .*Check the module, its initial values"),
     "overflow": (Returning(lambda out: (out * 1e200).exp()), r"loss is (inf|nan)"),
     "complex": (Returning(lambda out: out.to(torch.complex128)), r"`module` must return .*(real|floating)"),
     "integers": (Returning(lambda out: out.round().long()), r"`module` must return .*(real|floating|differentiable)"),
@@ -469,3 +460,40 @@ def test_early_stopping_needs_two_samples():
 def test_module_asks_for_what_a_dict_does_not_tell():
     message = r"`module` asks for `n_features_in`, which is not known here .*pass `module__n_features_in`"
     assert_refused(regressor(), message, X={"input": X})
+
+
+class Detached(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x):
+        return x[:, 0] * self.a.item()
+
+
+class Mixing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 1)
+
+    def forward(self, x):
+        return self.linear(x - x.mean(0))
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [(Detached, "do not depend on its parameters"), (Mixing, "`module` mixes samples")],
+)
+def test_modules_that_would_fit_wrongly_in_silence(module, message):
+    x, y = np.random.default_rng(0).normal(size=(20, 2)), np.arange(20.0)
+    with pytest.raises(ValueError, match=message):
+        LMRegressor(module).fit(x, y)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("hidden_layer_sizes", "module__hidden_layer_sizes"), ("max_iter", "max_epochs"), ("learning_rate", "lr")],
+)
+def test_names_of_scikit_learns_mlp_give_a_hint(name, hint):
+    with pytest.raises(TypeError, match=f"did you mean '{hint}'"):
+        LMRegressor(**{name: 1})

@@ -31,7 +31,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from skorch.callbacks import Callback
 from torch import nn
 
-from sklm import LMClassifier, LMRegressor, damping, losses, selection
+from sklm import MLP, LMClassifier, LMRegressor, damping, losses, selection
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -44,15 +44,6 @@ BINARY = np.where(X[:, 0] + NOISE[0] > 0, "yes", "no")  # not separable: a finit
 THREE = np.array(["blue", "green", "red"])[np.digitize(X[:, 0] + NOISE[1], [-0.5, 0.5])]
 COUNTS = RNG.poisson(np.exp(0.3 * X[:, 0] + 1)).astype(float)
 WEIGHTS = RNG.integers(0, 4, 40)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """One thread: the tensors are tiny, and on a busy machine threads that wait for each other take seconds."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Linear(nn.Module):
@@ -1200,3 +1191,64 @@ def test_selection_subclass(rule):
 def test_built_in_selection_as_instance():
     one = regressor(selection=selection.RandomSelection(subset_size=4)).fit(X, Y)
     assert_same_fit(one, regressor(selection="random", selection__subset_size=4).fit(X, Y))
+
+
+class OwnConstructor(LMRegressor):
+    def __init__(self, hidden=5, *, lr=0.5):
+        super().__init__(lr=lr)
+        self.hidden = hidden
+
+
+class PassesOn(LMRegressor):
+    def __init__(self, module=MLP, *, lr=0.5, **kwargs):
+        super().__init__(module, lr=lr, **kwargs)
+
+
+def test_subclass_with_its_own_parameters():
+    model = clone(OwnConstructor(hidden=2, lr=0.7))
+    assert model.get_params() == {"hidden": 2, "lr": 0.7}
+
+
+def test_subclass_that_passes_keywords_on():
+    model = clone(PassesOn(alpha=0.1, module__hidden_layer_sizes=3))
+    assert (model.alpha, model.lr) == (0.1, 0.5)
+    assert model.get_params()["module__hidden_layer_sizes"] == 3
+
+
+def test_a_warm_start_with_early_stopping_does_not_end_worse():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(60, 3)), rng.normal(size=60)
+    model = LMRegressor(early_stopping=True, warm_start=True, random_state=0, max_epochs=30).fit(X, y)
+    before = min(model.history_[:, "valid_loss"])
+    model.fit(X, y)
+    _, valid = model._early_stopping_split(model._training_data(X, y, None, reset=False))
+    loss = np.mean((model.predict(X[valid.indices]) - y[valid.indices]) ** 2) / 2
+    assert loss <= before * (1 + 1e-9)
+
+
+def test_a_warm_start_refuses_another_module():
+    X, y = np.arange(12.0).reshape(6, 2), np.arange(6.0)
+    model = LMRegressor(nn.Linear(2, 1), warm_start=True).fit(X, y)
+    with pytest.raises(ValueError, match="`module` has changed since the module was built"):
+        model.set_params(module=nn.Linear(2, 1, bias=False)).fit(X, y)
+
+
+def test_class_weights_of_torch_in_float64():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 2))
+    y = X[:, 0] + rng.normal(size=40) > 0
+    criterion = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0]))
+    model = LMClassifier(nn.Linear(2, 2), criterion=criterion, random_state=0).fit(X, y)
+    weighted = LMClassifier(nn.Linear(2, 2), criterion=nn.CrossEntropyLoss, random_state=0)
+    weighted.fit(X, y, sample_weight=np.where(y, 3.0, 1.0))
+    np.testing.assert_allclose(model.decision_function(X), weighted.decision_function(X), atol=0.05)
+
+
+def test_scores_that_are_no_probabilities():
+    X, y = np.random.default_rng(0).normal(size=(30, 2)), np.arange(30) % 3
+    model = LMClassifier(nn.Linear(2, 3), criterion=nn.MultiMarginLoss, random_state=0, max_epochs=3)
+    with pytest.warns(ConvergenceWarning):
+        model.fit(X, y)
+    assert set(model.predict(X)) <= {0, 1, 2}
+    with pytest.raises(ValueError, match="gives no probabilities"):
+        model.predict_proba(X)

@@ -1,7 +1,6 @@
 """Every check of scikit-learn, in the configurations that sklm promises, with no declared failure."""
 
 import pytest
-import torch
 from sklearn.utils.estimator_checks import check_estimator
 from torch import nn
 
@@ -39,15 +38,6 @@ WEIGHT_EQUIVALENCE = (
 )
 
 
-@pytest.fixture
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("estimator", [LMRegressor, LMClassifier])
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
 @pytest.mark.filterwarnings("default", "ignore::sklearn.exceptions.ConvergenceWarning")  # the checks judge warnings

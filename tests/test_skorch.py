@@ -36,15 +36,6 @@ LABELS = np.where(X[:, 0] + RNG.normal(size=40) > 0, "yes", "no")
 X_NEW, Y_NEW = RNG.normal(size=(15, 3)), RNG.normal(size=15)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """One thread: the tensors are tiny, and on a busy machine threads that wait for each other take seconds."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Network(nn.Module):
     def __init__(self, n_features_in=3, n_outputs=1, n_hidden=3, dropout=0.0):
         super().__init__()

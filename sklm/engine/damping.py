@@ -7,7 +7,7 @@ The scaling matrix D (diagonal), from the diagonal of H:
 | `scaling` | D_jj | source |
 |---|---|---|
 | ``"more"`` | largest H_jj so far: scale-free, and wary of a parameter that once was stiff | More 1978, eq. 6.2 |
-| ``"marquardt"`` | H_jj of this step: scale-free | Marquardt 1963; Fletcher 1971 |
+| ``"marquardt"`` | H_jj of this step, at least 1e-8 of the largest | Marquardt 1963; Fletcher 1971 |
 | ``"max"`` | the largest H_jj of this step, for every j | Madsen, Nielsen and Tingleff 2004, eq. 3.14 |
 | ``"identity"`` | 1: plain lambda I | Levenberg 1944 |
 | ``"auto"`` | ``"max"`` for a module with weight matrices, else ``"more"`` | |
@@ -91,6 +91,8 @@ class Damping(abc.ABC):
             return torch.ones_like(diagonal)
         if self.scaling == "max":
             diagonal = diagonal.max().expand_as(diagonal)
+        if self.scaling == "marquardt":  # a parameter that has lost its influence must not run away
+            diagonal = torch.where(diagonal > 0, diagonal.clamp_min(1e-8 * float(diagonal.max())), 0.0)
         if self.scaling in ("auto", "more"):
             if self._largest is None or self._largest.shape != (n_params,):
                 self._largest = diagonal.new_zeros(n_params)

@@ -47,6 +47,9 @@ from sklm.engine.selection import Selection, resolve_selection
 from sklm.engine.solvers import SubProblem, choose_solver
 
 MINIMUM_GAIN_RATIO = 1e-4  # as MINPACK; smaller gains may be rounding
+# A batch with fewer rows than parameters says nothing about most directions, where the penalty and the noise of batches
+# would have free rein: damping, relative to the largest curvature, that ties them down.
+UNDERDETERMINED_DAMPING = 0.1
 
 
 @dataclass(frozen=True)
@@ -340,6 +343,12 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         alone = len(judges) == 1
         if not bool(torch.isfinite(problem.diagonal).all() & torch.isfinite(problem.gradient).all()):
             return self._unmoved(point, "failed", "the Jacobian is not finite at the current parameters", solver)
+        if not bool((problem.diagonal != 0).any()) and problem.residual_norm > 0:
+            reason = (
+                "the outputs of the module do not depend on its parameters here; compute them with torch operations, "
+                "without .item(), .detach() or .numpy()"
+            )
+            return self._unmoved(point, "failed", reason, solver)
         passed = self.tests.at_point(problem.gradient, problem.diagonal, problem.residual_norm)
         if passed:
             return self._unmoved(point, "converged", passed, solver)
@@ -348,6 +357,9 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         scale = self.damping.scale(problem.diagonal, indices, self.function.n_params)
         theta = point.theta if indices is None else point.theta[indices]
         parameter_norm = float((scale * theta.square()).sum().sqrt())
+        if not alone:
+            floor = UNDERDETERMINED_DAMPING * float(problem.diagonal.max() / scale.max())
+            self.damping.value = max(self.damping.value, floor)
         gain_ratio, accepted, kept = math.nan, False, point
         message = ""
         attempts, limit = 0, self.max_attempts if alone else 1
