@@ -663,7 +663,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         following = batch.following
         fresh = None if following is None else (following[0], following.targets, following.weights)
         result = self.optimizer_.step(batch[0], batch.targets, batch.weights, fresh=fresh)
-        if result.status == "failed" and not run.n_steps:
+        if result.status == "failed" and not result.attempts and not run.n_steps:
             raise ValueError(f"{result.message}. Check the module, its initial values and the scale of X and y.")
         run.n_steps += 1
         run.settled = 0 if result.status == "running" else run.settled + 1

@@ -382,7 +382,7 @@ WRONG_MODULES = {
     "no parameters": (WithoutParameters(), r"`module` .*(no|without) trainable parameters?|trainable"),
     "frozen": (frozen(), r"trainable"),
     "nan": (Returning(lambda out: out * torch.nan), r"loss is nan .*Check the module, its initial values"),
-    "overflow": (Returning(lambda out: (out * 1e200).exp()), r"loss is (inf|nan)"),
+    "overflow": (Returning(lambda out: (out.abs() * 1e200).exp()), r"loss is (inf|nan)"),
     "complex": (Returning(lambda out: out.to(torch.complex128)), r"`module` must return .*(real|floating)"),
     "integers": (Returning(lambda out: out.round().long()), r"`module` must return .*(real|floating|differentiable)"),
 }

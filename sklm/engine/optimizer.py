@@ -359,7 +359,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         parameter_norm = float((scale * theta.square()).sum().sqrt())
         if not alone:
             floor = UNDERDETERMINED_DAMPING * float(problem.diagonal.max() / scale.max())
-            self.damping.value = max(self.damping.value, floor)
+            self.damping.value = min(max(self.damping.value, floor), 1e4 * floor)  # noise must not drive it to infinity
         gain_ratio, accepted, kept = math.nan, False, point
         message = ""
         attempts, limit = 0, self.max_attempts if alone else 1
