@@ -521,7 +521,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         if alone.shape[:1] != (1,) or draws or not bool(torch.isfinite(outputs).all()):
             return
         alone, together = alone.reshape(1, -1).to(outputs.dtype), outputs[:1].reshape(1, -1)
-        if alone.shape != together.shape or not torch.allclose(alone, together, rtol=1e-2, atol=1e-3):
+        tolerance = 10 * torch.finfo(outputs.dtype).eps ** 0.5 * float(together.abs().max())
+        if alone.shape != together.shape or not torch.allclose(alone, together, rtol=0, atol=tolerance):
             raise ValueError(
                 "`module` mixes samples: its output for one sample depends on the others, so a sample has no Jacobian "
                 "of its own; compute every row from its own inputs alone."

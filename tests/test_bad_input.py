@@ -487,7 +487,7 @@ class Mixing(nn.Module):
 def test_modules_that_would_fit_wrongly_in_silence(module, message):
     x, y = np.random.default_rng(0).normal(size=(20, 2)), np.arange(20.0)
     with pytest.raises(ValueError, match=message):
-        LMRegressor(module).fit(x, y)
+        LMRegressor(module, random_state=0).fit(x, y)
 
 
 @pytest.mark.parametrize(
