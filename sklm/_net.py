@@ -509,10 +509,10 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 "`module` must return one row per sample, (n_samples,) or (n_samples, n_outputs); for "
                 f"{n_probe} samples it returned shape {tuple(outputs.shape)}."
             )
-        self._check_samples_apart(module, batch[0], outputs)
+        self._check_samples_apart(module, batch[0], outputs, data.targets)
         return outputs.reshape(n_probe, -1)
 
-    def _check_samples_apart(self, module: nn.Module, inputs: Any, outputs: Tensor) -> None:
+    def _check_samples_apart(self, module: nn.Module, inputs: Any, outputs: Tensor, targets: Tensor) -> None:
         """Raise when the output for a sample depends on the other samples; a module that draws cannot be told."""
         with torch.no_grad(), preserved_rng(self.device_):
             before = torch.get_rng_state()
@@ -521,7 +521,9 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         if alone.shape[:1] != (1,) or draws or not bool(torch.isfinite(outputs).all()):
             return
         alone, together = alone.reshape(1, -1).to(outputs.dtype), outputs[:1].reshape(1, -1)
-        tolerance = 10 * torch.finfo(outputs.dtype).eps ** 0.5 * float(together.abs().max())
+        # rounding is relative to the scale of the problem, not to an output that happens to be near zero
+        size = max(1.0, float(outputs.abs().max()), float(targets.abs().max()))
+        tolerance = 10 * torch.finfo(outputs.dtype).eps ** 0.5 * size
         if alone.shape != together.shape or not torch.allclose(alone, together, rtol=0, atol=tolerance):
             raise ValueError(
                 "`module` mixes samples: its output for one sample depends on the others, so a sample has no Jacobian "
