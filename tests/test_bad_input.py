@@ -412,7 +412,13 @@ def test_module_that_does_not_fit(module, message):
         pytest.param(
             nn.Linear(2, 1), {"criterion": nn.CrossEntropyLoss}, LABELS, "2 columns, one per class", id="1 for softmax"
         ),
-        pytest.param(nn.Linear(2, 1), {"criterion": nn.BCELoss}, LABELS, "between 0 and 1", id="logits for BCELoss"),
+        pytest.param(
+            Returning(lambda out: out + 10),
+            {"criterion": nn.BCELoss},
+            LABELS,
+            "between 0 and 1",
+            id="logits for BCELoss",
+        ),
     ],
 )
 def test_classifier_module_that_does_not_fit(module, params, labels, message):

@@ -54,18 +54,20 @@ def test_largest_cosine_is_that_of_the_angles():
 )
 def test_gradient_test(gradient, passes):
     # |column| = 2, |r| = 5: the cosine is gradient / 10, gtol 1e-2
-    message = ConvergenceTests(**GTOL).at_point(vector(gradient, 0.0), vector(4.0, 1.0), 5.0)
+    message = ConvergenceTests(**GTOL).at_point(largest_cosine(vector(gradient, 0.0), vector(4.0, 1.0), 5.0))
     assert bool(message) is passes
 
 
 def test_gradient_message():
-    message = ConvergenceTests(**ALL).at_point(vector(0.05), vector(4.0), 5.0)
+    message = ConvergenceTests(**ALL).at_point(largest_cosine(vector(0.05), vector(4.0), 5.0))
     assert message == "the scaled gradient 0.005 is at most gtol=0.01"
 
 
 @pytest.mark.parametrize("gtol", [0.0, 1e-8])
 def test_a_loss_of_zero_passes_the_gradient_test(gtol):
-    assert ConvergenceTests(ftol=None, xtol=None, gtol=gtol).at_point(vector(0.0, 0.0), vector(4.0, 1.0), 0.0)
+    assert ConvergenceTests(ftol=None, xtol=None, gtol=gtol).at_point(
+        largest_cosine(vector(0.0, 0.0), vector(4.0, 1.0), 0.0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_a_loss_of_zero_passes_the_gradient_test(gtol):
     ids=["nan gradient", "nan gradient, last", "inf gradient", "inf norm", "inf diagonal", "nan norm", "nan diagonal"],
 )
 def test_what_is_not_finite_never_passes_the_gradient_test(gradient, diagonal, residual_norm):
-    assert ConvergenceTests(**GTOL).at_point(vector(*gradient), vector(*diagonal), residual_norm) == ""
+    assert ConvergenceTests(**GTOL).at_point(largest_cosine(vector(*gradient), vector(*diagonal), residual_norm)) == ""
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,7 @@ def test_messages_name_the_test_its_value_and_the_tolerance():
 @pytest.mark.parametrize("name", ["ftol", "xtol", "gtol"])
 def test_none_disables_a_test(name):
     tests = ConvergenceTests(**{**ALL, name: None})
-    at_point = tests.at_point(vector(0.0), vector(1.0), 1.0)
+    at_point = tests.at_point(largest_cosine(vector(0.0), vector(1.0), 1.0))
     reduced = tests.after_attempt(**{**RUNNING, "actual_reduction": 0.0, "predicted_reduction": 0.0})
     moved = tests.after_attempt(**{**RUNNING, "step_norm": 0.0})
     passed = {"gtol": bool(at_point), "ftol": bool(reduced), "xtol": bool(moved)}

@@ -315,7 +315,7 @@ def one_step(x, y, *, n_out=1, hidden=4, monkeypatch=None, forced=None, **keywor
     module = net(x.shape[1], hidden, n_out)
     optimizer = LevenbergMarquardt(module, seed=0, **keywords)
     if forced is not None:
-        monkeypatch.setattr(optimizer_module, "choose_solver", lambda *_: (forced, "forced"))
+        monkeypatch.setattr(optimizer_module, "choose_solver", lambda *_, **__: (forced, "forced"))
     result = optimizer.step(x, y)
     return flat(module), result
 

@@ -14,9 +14,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sklm.engine._checks import check_real
+
+RANK_TOLERANCE = 1e-12  # singular values below it, relative to the largest and with columns of norm 1, are rounding
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,10 @@ class ConvergenceTests:
             if getattr(self, name) is not None:
                 check_real(name, getattr(self, name), minimum=0)
 
-    def at_point(self, gradient: Tensor, diagonal: Tensor, residual_norm: float) -> str:
-        """Return the sentence of the gradient test when it passes, else an empty string."""
+    def at_point(self, cosine: float) -> str:
+        """Return the sentence of the gradient test when it passes for the largest cosine, else an empty string."""
         if self.gtol is None:
             return ""
-        cosine = largest_cosine(gradient, diagonal, residual_norm)
         if cosine <= self.gtol:
             return f"the scaled gradient {cosine:.2g} is at most gtol={self.gtol:g}"
         return ""
@@ -77,4 +79,27 @@ def largest_cosine(gradient: Tensor, diagonal: Tensor, residual_norm: float) -> 
         return math.inf
     norms = diagonal.sqrt() * residual_norm
     cosines = (gradient.abs() / norms).where(norms != 0, 0.0)
-    return float(cosines.max())
+    return float(cosines.max()) if len(cosines) else 0.0
+
+
+def relative_offset(triangle: Tensor, target: Tensor, residual_norm: float) -> float:
+    """Return the norm of the residuals' projection on the columns of the Jacobian, over that of the residuals.
+
+    Columns that others make up to rounding count once.
+
+    Parameters
+    ----------
+    triangle : Tensor of shape (m, p)
+        R of A = QR.
+    target : Tensor of shape (m,)
+        Q'r.
+    residual_norm : float
+        Norm of r.
+    """
+    norms = torch.linalg.vector_norm(triangle, dim=0)
+    scaled = triangle / torch.where(norms > 0, norms, 1.0)
+    if not residual_norm > 0 or not triangle.shape[1] or not bool(torch.isfinite(scaled).all()):
+        return 0.0 if residual_norm == 0 or not triangle.shape[1] else math.inf
+    left, values, _ = torch.linalg.svd(scaled, full_matrices=False)
+    seen = values > RANK_TOLERANCE * values[0]
+    return float(torch.linalg.vector_norm(left[:, seen].T @ target)) / residual_norm

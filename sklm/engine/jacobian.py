@@ -310,6 +310,24 @@ class ModuleFunction:
             at = None if seed is None else seed + start
             yield self._over_samples(one, part, factor[start : start + chunk], seed=at, fallback=one_by_autograd)
 
+    def second_derivative(self, vector: Tensor, direction: Tensor, inputs: Any) -> Tensor:
+        """Return the second derivative of the outputs along `direction` (n_params,), shape (n_samples, n_outputs)."""
+
+        def outputs(point: Tensor) -> Tensor:
+            return self.outputs(point, inputs)
+
+        def slope(point: Tensor) -> Tensor:
+            tangent: Tensor = torch.func.jvp(outputs, (point,), (direction,))[1]
+            return tangent
+
+        curvature: Tensor = torch.func.jvp(slope, (vector,), (direction,))[1]
+        return curvature
+
+    def pullback(self, vector: Tensor, cotangent: Tensor, inputs: Any) -> Tensor:
+        """Return the sum of J_i' cotangent_i, shape (n_params,), for `cotangent` (n_samples, n_outputs)."""
+        gradient: Tensor = torch.func.vjp(lambda point: self.outputs(point, inputs), vector)[1](cotangent)[0]
+        return gradient
+
     def _call(self, vector: Tensor, inputs: Any) -> Tensor:
         parts = torch.split(vector, list(self.sizes.values()))
         views = [part.view(p.shape) for p, part in zip(self.parameters.values(), parts, strict=True)]

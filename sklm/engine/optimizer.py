@@ -14,6 +14,15 @@ For samples with weights w_i >= 0, W = sum w_i, and module outputs f_i(theta), a
 5. rho > 1e-4 and F finite and not higher: accept, lower lambda. Otherwise raise lambda and go to 3, at most
    `max_attempts` times; then theta is what it was, bit for bit.
 6. After every attempt the stopping tests of MINPACK (`convergence`).
+7. A module without weight matrices is a curve, whose parameters count, and its sub-problem is solved by QR. Once a test
+   has passed, the loss has no digits left to judge by, but the parameters have: undamped Gauss-Newton steps follow as
+   long as they lower the relative offset |Q'r| / |r|, the share of the residuals that the Jacobian still explains. Is
+   it above 1e-3 in the end (Bates and Watts 1981), the test had passed in a flat valley, and the search goes on.
+
+With `acceleration` a step is d + a/2, where a solves 3 with the second derivative of the outputs along d as residuals
+(geodesic acceleration: Transtrum and Sethna 2012, "Improvements to the Levenberg-Marquardt algorithm for nonlinear
+least-squares minimization", section 5); an attempt with 2 |a| > 0.75 |d| is rejected, as its linear model fails.
+With `bounds`, 3 is solved within the box (`bounds`).
 
 The module is evaluated functionally; its parameters are written once, when a step is accepted.
 """
@@ -24,14 +33,15 @@ import copy
 import math
 import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sklm.engine._checks import check_choice, check_integer, check_real
-from sklm.engine.convergence import ConvergenceTests
+from sklm.engine.bounds import Box, bounded_step, held
+from sklm.engine.convergence import ConvergenceTests, largest_cosine, relative_offset
 from sklm.engine.damping import Damping, resolve_damping
 from sklm.engine.jacobian import (
     ModuleFunction,
@@ -44,12 +54,17 @@ from sklm.engine.jacobian import (
 )
 from sklm.engine.losses import Loss, resolve_loss
 from sklm.engine.selection import Selection, resolve_selection
-from sklm.engine.solvers import SubProblem, choose_solver
+from sklm.engine.solvers import QR, SubProblem, choose_solver
 
 MINIMUM_GAIN_RATIO = 1e-4  # as MINPACK; smaller gains may be rounding
 # A batch with fewer rows than parameters says nothing about most directions, where the penalty and the noise of batches
 # would have free rein: damping, relative to the largest curvature, that ties them down.
 UNDERDETERMINED_DAMPING = 0.1
+ACCELERATION_RATIO = 0.75  # of Transtrum and Sethna 2012, eq. 15
+POLISH_STEPS = 30
+POLISH_PATIENCE = 3  # steps without a lower offset
+OFFSET_LIMIT = 1e-3  # of Bates and Watts 1981, "A relative offset orthogonality convergence criterion"
+ROUNDING = 1e3  # times the machine epsilon: of the loss, where residuals are as large as the outputs
 
 
 @dataclass(frozen=True)
@@ -79,6 +94,9 @@ class StepResult:
         The solver used, and why.
     outputs : Tensor of shape (n_samples, n_outputs)
         Outputs of the module at its present parameters.
+    cosine : float
+        Largest cosine between the residuals and a column of the Jacobian (a free parameter's): before the step or,
+        after the Gauss-Newton steps at the end, now. 0 at a minimum, 1 at most.
     """
 
     loss: float
@@ -91,6 +109,7 @@ class StepResult:
     message: str
     solver: str
     outputs: Tensor
+    cosine: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -145,6 +164,12 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         parameters of a curve), as scikit-learn's MLP.
     ftol, xtol, gtol : float or None, default=1e-8
         Tolerances of the stopping tests, see `sklm.engine.convergence`; None disables one.
+    bounds : dict of str to (lower, upper), default=None
+        Bounds of parameters by name, respected at every iterate: numbers or tensors of the parameter's shape, None for
+        no bound.
+    acceleration : bool, default=False
+        Geodesic acceleration: a second-order correction of every step, which helps on curved problems of few
+        parameters. Needs a module that torch can differentiate in forward mode.
     seed : int, default=None
         Seed of random selections and dropout masks; None draws one.
 
@@ -190,13 +215,16 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         ftol: float | None = 1e-8,
         xtol: float | None = 1e-8,
         gtol: float | None = 1e-8,
+        bounds: Mapping[str, tuple[Any, Any]] | None = None,
+        acceleration: bool = False,
         seed: int | None = None,
     ) -> None:
         self.function = ModuleFunction(module)
         like = next(iter(self.function.parameters.values()))
         self.criterion: Loss = copy.deepcopy(resolve_loss(criterion)).to(device=like.device, dtype=like.dtype)
         self.damping: Damping = copy.deepcopy(resolve_damping(damping))
-        if self.damping.scaling == "auto" and any(p.ndim >= 2 for p in self.function.parameters.values()):
+        self.is_curve = all(p.ndim < 2 for p in self.function.parameters.values())
+        if self.damping.scaling == "auto" and not self.is_curve:
             self.damping.scaling = "max"
         self.selection: Selection | None = copy.deepcopy(resolve_selection(selection))
         self.solver = check_choice("solver", solver, ["auto", "cholesky", "qr", "svd"])
@@ -205,6 +233,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if jacobian_max_rows not in (None, "auto"):
             check_integer("jacobian_max_rows", jacobian_max_rows, minimum=1)
         self.tests = ConvergenceTests(ftol=ftol, xtol=xtol, gtol=gtol)
+        self.box = Box(bounds, self.function.parameters) if bounds else None
+        self.acceleration = acceleration
         self.seed = secrets.randbits(48) if seed is None else check_integer("seed", seed, minimum=0)
         self.n_steps = 0
         settings = {"lr": check_real("lr", lr, above=0, below=2), "alpha": check_real("alpha", alpha, minimum=0)}
@@ -329,7 +359,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             for block, part in zip(blocks, torch.split(residual, batch.chunk), strict=True):
                 yield block.flatten(0, 1), part.flatten()
 
-        solver, why = choose_solver(self.solver, residual.numel(), len(theta), theta.dtype)
+        solver, why = choose_solver(self.solver, residual.numel(), len(theta), theta.dtype, curve=self.is_curve)
         return solver(rows(), penalty, theta), residual.numel(), why
 
     def _search(
@@ -349,13 +379,16 @@ class LevenbergMarquardt(torch.optim.Optimizer):
                 "without .item(), .detach() or .numpy()"
             )
             return self._unmoved(point, "failed", reason, solver)
-        passed = self.tests.at_point(problem.gradient, problem.diagonal, problem.residual_norm)
+        theta = point.theta if indices is None else point.theta[indices]
+        cosine = self._cosine(problem, theta, indices)
+        passed = self.tests.at_point(cosine)
         if passed:
-            return self._unmoved(point, "converged", passed, solver)
+            return self._confirmed(
+                judges[0], indices, problem, self._unmoved(point, "converged", passed, solver, cosine=cosine)
+            )
 
         lr = self.param_groups[0]["lr"]
         scale = self.damping.scale(problem.diagonal, indices, self.function.n_params)
-        theta = point.theta if indices is None else point.theta[indices]
         parameter_norm = float((scale * theta.square()).sum().sqrt())
         if not alone:
             floor = UNDERDETERMINED_DAMPING * float(problem.diagonal.max() / scale.max())
@@ -366,11 +399,9 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         while attempts < limit:
             attempts += 1
             used = self.damping.value
-            direction = problem.solve(used * scale)
-            if direction is not None and bool(torch.isfinite(direction).all()):
-                step = lr * direction
-                damped = used * (scale * direction.square()).sum()
-                predicted = float(lr * ((1 - lr / 2) * problem.quadratic(direction) + damped))
+            accepted = False
+            step, predicted = self._propose(judges[0], indices, problem, used * scale, lr)
+            if step is not None:
                 trials = [self._trial(batch, start, step, indices) for batch, start in judges]
                 actual = sum(map(self._reduction, judges, trials)) / len(judges)
                 gain_ratio = actual / predicted if predicted > 0 else math.nan
@@ -402,7 +433,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             status, message = "failed", f"no step lowers the loss with damping at its maximum {used:g}"
         else:
             status, message = "running", f"no step lowered the loss in {attempts} attempts"
-        return StepResult(
+        result = StepResult(
             loss=kept.loss,
             initial_loss=point.loss,
             accepted=accepted,
@@ -413,10 +444,122 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             message=message,
             solver=solver,
             outputs=kept.outputs,
+            cosine=cosine,
         )
+        if status != "converged":
+            return result
+        return self._confirmed((judges[0][0], kept), indices, None if accepted else problem, result)
+
+    def _cosine(self, problem: SubProblem, theta: Tensor, indices: Tensor | None) -> float:
+        """Return the largest cosine between residuals and the columns of the parameters that no bound holds."""
+        gradient, diagonal = problem.gradient, problem.diagonal
+        if self.box is not None:
+            free = ~held(theta, gradient, *self.box.select(indices, theta))
+            gradient, diagonal = gradient[free], diagonal[free]
+        return largest_cosine(gradient, diagonal, problem.residual_norm)
+
+    def _propose(
+        self, judge: tuple[_Batch, _Point], indices: Tensor | None, problem: SubProblem, damping: Tensor, lr: float
+    ) -> tuple[Tensor | None, float]:
+        """Step 3: return the step for the damping diagonal and the reduction that the model predicts."""
+        batch, point = judge
+        inside = True
+        if self.box is None:
+            direction = problem.solve(damping)
+        else:
+            theta = point.theta if indices is None else point.theta[indices]
+            lower, upper = self.box.select(indices, theta)
+            direction, free = bounded_step(problem, damping, theta, lower, upper)
+            inside = bool(free.all())
+        if direction is None or not bool(torch.isfinite(direction).all()):
+            return None, math.nan
+        step = lr * direction
+        if inside:
+            damped = (damping * direction.square()).sum()
+            predicted = float(lr * ((1 - lr / 2) * problem.quadratic(direction) + damped))
+        else:
+            predicted = float(-(problem.gradient @ step) - problem.quadratic(step) / 2)
+        if self.acceleration and inside and batch.seed is None and bool(damping.any()):
+            correction = self._correction(batch, point, indices, problem, direction)
+            if correction is not None:
+                size = (damping * correction.square()).sum() / (damping * direction.square()).sum()
+                if not bool(2 * size.sqrt() <= ACCELERATION_RATIO):
+                    return None, math.nan
+                step = step + lr**2 / 2 * correction
+        return step, predicted
+
+    def _correction(
+        self, batch: _Batch, point: _Point, indices: Tensor | None, problem: SubProblem, direction: Tensor
+    ) -> Tensor | None:
+        """Return the geodesic acceleration along `direction`; None where torch cannot differentiate the module so."""
+        full = direction
+        if indices is not None:
+            full = torch.zeros_like(point.theta).index_copy(0, indices, direction)
+        try:
+            second = self.function.second_derivative(point.theta, full, batch.inputs)
+        except (RuntimeError, NotImplementedError):
+            self.acceleration = False
+            return None
+        _, factor = self.criterion.linearize(point.outputs, batch.targets)
+        curved = (factor.mT @ (factor @ second[:, :, None]))[:, :, 0] * batch.weights[:, None]
+        pulled = self.function.pullback(point.theta, curved, batch.inputs)
+        return -problem.apply_inverse(pulled if indices is None else pulled[indices])
+
+    def _confirmed(
+        self, judge: tuple[_Batch, _Point], indices: Tensor | None, problem: SubProblem | None, result: StepResult
+    ) -> StepResult:
+        """Step 7: polish a converged step of a curve, and take the convergence back where the offset denies it."""
+        batch, point = judge
+        if not self.is_curve or batch.seed is not None:
+            return result
+        if problem is None:
+            problem = self._linearize(batch, point, indices)[0]
+        if not isinstance(problem, QR):
+            return result
+        theta = point.theta if indices is None else point.theta[indices]
+        best, offset = point, self._offset(problem, theta, indices)
+        cosine, waited = self._cosine(problem, theta, indices), 0
+        size = float((batch.weights @ point.outputs.square()).sum().sqrt())
+        rounding = (
+            ROUNDING * torch.finfo(theta.dtype).eps * max(1.0, size / problem.residual_norm)
+            if problem.residual_norm
+            else math.inf
+        )
+        for _ in range(POLISH_STEPS):
+            step, _ = self._propose((batch, point), indices, problem, torch.zeros_like(theta), 1.0)
+            if step is None:
+                break
+            point = self._trial(batch, point, step, indices)
+            if not self._reduction((batch, best), point) >= -rounding * abs(best.loss):
+                break
+            problem = self._linearize(batch, point, indices)[0]
+            theta = point.theta if indices is None else point.theta[indices]
+            lower = self._offset(problem, theta, indices)
+            waited += 1
+            if lower < offset:
+                best, offset, waited = point, lower, 0
+                cosine = self._cosine(problem, theta, indices)
+            if waited == POLISH_PATIENCE:
+                break
+        self.function.assign(best.theta)
+        result = replace(result, loss=best.loss, outputs=best.outputs, cosine=cosine)
+        if result.status == "converged" and rounding < 1 and not offset <= OFFSET_LIMIT:
+            return replace(result, status="running", message="")
+        return result
+
+    def _offset(self, problem: SubProblem, theta: Tensor, indices: Tensor | None) -> float:
+        """Return how much of the residuals the Jacobian can still explain: |Q'r| / |r| over the free parameters."""
+        if not isinstance(problem, QR):
+            return math.nan
+        free = torch.ones_like(theta, dtype=torch.bool)
+        if self.box is not None:
+            free = ~held(theta, problem.gradient, *self.box.select(indices, theta))
+        return relative_offset(problem.triangle[:, free], problem.target, problem.residual_norm)
 
     def _trial(self, batch: _Batch, point: _Point, step: Tensor, indices: Tensor | None) -> _Point:
         theta = point.theta + step if indices is None else point.theta.index_add(0, indices, step)
+        if self.box is not None:
+            theta = theta.clamp(*self.box.select(None, theta))  # the last bit
         outputs = self.function.outputs(theta, batch.inputs, seed=batch.seed, chunk=batch.chunk)
         return self._point(batch, theta, outputs)
 
@@ -426,7 +569,9 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         penalty = batch.penalty * (point.theta - trial.theta) * (point.theta + trial.theta)
         return float(batch.weights @ (point.values - trial.values) + penalty.sum() / 2)
 
-    def _unmoved(self, point: _Point, status: str, message: str, solver: str = "") -> StepResult:
+    def _unmoved(
+        self, point: _Point, status: str, message: str, solver: str = "", cosine: float = math.nan
+    ) -> StepResult:
         return StepResult(
             loss=point.loss,
             initial_loss=point.loss,
@@ -438,6 +583,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             message=message,
             solver=solver,
             outputs=point.outputs,
+            cosine=cosine,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -471,6 +617,9 @@ _OWN_ATTRIBUTES = (
     "max_attempts",
     "jacobian_max_rows",
     "tests",
+    "box",
+    "acceleration",
+    "is_curve",
     "seed",
     "n_steps",
 )

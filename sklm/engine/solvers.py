@@ -20,12 +20,16 @@ as a whole. A factorisation that fails returns None, which counts as a rejected 
 from __future__ import annotations
 
 import abc
+import copy
+import math
 from collections.abc import Callable, Iterable
+from typing import Self
 
 import torch
 from torch import Tensor
 
 QR_MAX_PARAMS = 32  # up to here a QR of the rows costs little more than their Gram matrix
+QR_MAX_CURVE_PARAMS = 256
 GRAM_BLOCK = 256  # columns: only blocks on and above the diagonal are computed
 
 Rows = Iterable[tuple[Tensor, Tensor]]
@@ -48,9 +52,28 @@ class SubProblem(abc.ABC):
     gradient: Tensor
     residual_norm: float
 
-    @abc.abstractmethod
     def solve(self, damping: Tensor) -> Tensor | None:
         """Return d for the damping diagonal lambda D (shape (p,), positive), or None when the factorisation fails."""
+        return self._solve() if self.factorize(damping) else None
+
+    @abc.abstractmethod
+    def factorize(self, damping: Tensor) -> bool:
+        """Factor H + lambda D; return whether that worked."""
+
+    @abc.abstractmethod
+    def _solve(self) -> Tensor:
+        """Return d from the factors."""
+
+    @abc.abstractmethod
+    def apply_inverse(self, vector: Tensor) -> Tensor:
+        """Return (H + lambda D)^-1 vector from the factors of the last `factorize`."""
+
+    @abc.abstractmethod
+    def restrict(self, free: Tensor, step: Tensor) -> SubProblem:
+        """Return the problem in the parameters `free` (boolean, shape (p,)) once the others make their part of `step`.
+
+        Its rows are those columns of A, its residual is r + A step over the others.
+        """
 
     @abc.abstractmethod
     def quadratic(self, direction: Tensor) -> Tensor:
@@ -75,11 +98,24 @@ class Cholesky(SubProblem):
         self.gradient = gradient
         self.residual_norm = float(square.sqrt())
 
-    def solve(self, damping: Tensor) -> Tensor | None:
-        factor, info = torch.linalg.cholesky_ex(self.curvature + torch.diag(damping))
-        if int(info):
-            return None
-        return -torch.cholesky_solve(self.gradient[:, None], factor)[:, 0]
+    def factorize(self, damping: Tensor) -> bool:
+        self._factor, info = torch.linalg.cholesky_ex(self.curvature + torch.diag(damping))
+        return not int(info)
+
+    def _solve(self) -> Tensor:
+        return self.apply_inverse(-self.gradient)
+
+    def apply_inverse(self, vector: Tensor) -> Tensor:
+        return torch.cholesky_solve(vector[:, None], self._factor)[:, 0]
+
+    def restrict(self, free: Tensor, step: Tensor) -> Cholesky:
+        part = copy.copy(self)
+        moved = torch.where(free, 0.0, step)
+        gradient = self.gradient + self.curvature @ moved
+        part.residual_norm = _moved_norm(self, gradient, moved)
+        part.curvature = self.curvature[free][:, free]
+        part.diagonal, part.gradient = part.curvature.diagonal(), gradient[free]
+        return part
 
     def quadratic(self, direction: Tensor) -> Tensor:
         return (direction @ (self.curvature @ direction)).clamp_min(0)
@@ -104,16 +140,31 @@ class DualCholesky(SubProblem):
         self.gradient = self.matrix.T @ self.residual + self.pull
         self.residual_norm = float((self.residual.square().sum() + (self.pull * theta).sum()).sqrt())
 
-    def solve(self, damping: Tensor) -> Tensor | None:
-        inverse = 1 / (self.penalty + damping)
-        scaled = self.matrix * inverse
-        kernel = scaled @ self.matrix.T
+    def factorize(self, damping: Tensor) -> bool:
+        self._inverse = 1 / (self.penalty + damping)
+        self._scaled = self.matrix * self._inverse
+        kernel = self._scaled @ self.matrix.T
         kernel.diagonal().add_(1)
-        factor, info = torch.linalg.cholesky_ex(kernel)
-        if int(info):
-            return None
-        dual = torch.cholesky_solve((self.residual - scaled @ self.pull)[:, None], factor)[:, 0]
-        return -inverse * self.pull - scaled.T @ dual
+        self._factor, info = torch.linalg.cholesky_ex(kernel)
+        return not int(info)
+
+    def _solve(self) -> Tensor:
+        dual = torch.cholesky_solve((self.residual - self._scaled @ self.pull)[:, None], self._factor)[:, 0]
+        return -self._inverse * self.pull - self._scaled.T @ dual
+
+    def apply_inverse(self, vector: Tensor) -> Tensor:
+        dual = torch.cholesky_solve((self._scaled @ vector)[:, None], self._factor)[:, 0]
+        return self._inverse * vector - self._scaled.T @ dual
+
+    def restrict(self, free: Tensor, step: Tensor) -> DualCholesky:
+        part = copy.copy(self)
+        moved = torch.where(free, 0.0, step)
+        gradient = self.gradient + self.matrix.T @ (self.matrix @ moved) + self.penalty * moved
+        part.residual_norm = _moved_norm(self, gradient, moved)
+        part.residual = self.residual + self.matrix @ moved
+        part.matrix, part.penalty, part.pull = self.matrix[:, free], self.penalty[free], self.pull[free]
+        part.diagonal, part.gradient = self.diagonal[free], gradient[free]
+        return part
 
     def quadratic(self, direction: Tensor) -> Tensor:
         return (self.matrix @ direction).square().sum() + (self.penalty * direction.square()).sum()
@@ -130,6 +181,21 @@ class _Triangular(SubProblem):
 
     def quadratic(self, direction: Tensor) -> Tensor:
         return (self.triangle @ direction).square().sum()
+
+    def restrict(self, free: Tensor, step: Tensor) -> Self:
+        part = copy.copy(self)
+        moved = torch.where(free, 0.0, step)
+        part.target = self.target + self.triangle @ moved
+        part.residual_norm = _moved_norm(self, self.gradient + self.triangle.T @ (self.triangle @ moved), moved)
+        part.triangle = self.triangle[:, free]
+        part.diagonal, part.gradient = self.diagonal[free], part.triangle.T @ part.target
+        return part
+
+
+def _moved_norm(problem: SubProblem, gradient: Tensor, moved: Tensor) -> float:
+    """Return |r + A moved|, from the gradients before and after."""
+    square = problem.residual_norm**2 + float(moved @ (problem.gradient + gradient))
+    return math.sqrt(max(square, 0.0))
 
 
 def reduce_rows(rows: Rows, penalty: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,15 +217,21 @@ def reduce_rows(rows: Rows, penalty: Tensor, theta: Tensor) -> tuple[Tensor, Ten
 class QR(_Triangular):
     """QR of the rows once, and of the triangle over the damping for every lambda; see the module text."""
 
-    def solve(self, damping: Tensor) -> Tensor | None:
+    def factorize(self, damping: Tensor) -> bool:
         n_params = len(damping)
         upper = torch.cat([self.triangle, self.target[:, None]], 1)
         lower = torch.cat([torch.diag(damping.sqrt()), damping.new_zeros(n_params, 1)], 1)
         reduced = torch.linalg.qr(torch.cat([upper, lower]), mode="r")[1][:n_params]
-        diagonal = reduced[:, :-1].diagonal()
-        if not bool((torch.isfinite(diagonal) & (diagonal != 0)).all()):
-            return None
-        return -torch.linalg.solve_triangular(reduced[:, :-1], reduced[:, -1:], upper=True)[:, 0]
+        self._factor, self._projected = reduced[:, :-1], reduced[:, -1:]
+        diagonal = self._factor.diagonal()
+        return bool((torch.isfinite(diagonal) & (diagonal != 0)).all())
+
+    def _solve(self) -> Tensor:
+        return -torch.linalg.solve_triangular(self._factor, self._projected, upper=True)[:, 0]
+
+    def apply_inverse(self, vector: Tensor) -> Tensor:
+        half = torch.linalg.solve_triangular(self._factor.T, vector[:, None], upper=False)
+        return torch.linalg.solve_triangular(self._factor, half, upper=True)[:, 0]
 
 
 class SVD(_Triangular):
@@ -167,20 +239,34 @@ class SVD(_Triangular):
 
     def __init__(self, rows: Rows, penalty: Tensor, theta: Tensor) -> None:
         super().__init__(rows, penalty, theta)
-        self._scale: Tensor | None = None
+        self._scale = theta.new_empty(0)
 
-    def solve(self, damping: Tensor) -> Tensor | None:
-        size = damping.max()
-        scale = damping.sqrt() / size.sqrt()
-        if self._scale is None or not torch.allclose(scale, self._scale, rtol=1e-12, atol=0.0):
+    def factorize(self, damping: Tensor) -> bool:
+        self._size = damping.max()
+        scale = damping.sqrt() / self._size.sqrt()
+        if self._scale.shape != scale.shape or not torch.allclose(scale, self._scale, rtol=1e-12, atol=0.0):
             scaled = self.triangle / scale
             if not bool(torch.isfinite(scaled).all()):
-                return None
+                return False
             self._scale = scale
             left, self._values, self._right = torch.linalg.svd(scaled, full_matrices=False)
             self._projected = left.T @ self.target
-        filtered = self._values / (self._values.square() + size) * self._projected
+        return True
+
+    def _solve(self) -> Tensor:
+        filtered = self._values / (self._values.square() + self._size) * self._projected
         return -(self._right.T @ filtered) / self._scale
+
+    def apply_inverse(self, vector: Tensor) -> Tensor:
+        scaled = vector / self._scale
+        seen = self._right @ scaled
+        within = self._right.T @ (seen / (self._values.square() + self._size))
+        return (within + (scaled - self._right.T @ seen) / self._size) / self._scale
+
+    def restrict(self, free: Tensor, step: Tensor) -> SVD:
+        part = super().restrict(free, step)
+        part._scale = step.new_empty(0)
+        return part
 
 
 def _stack(rows: Rows, theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,7 +276,7 @@ def _stack(rows: Rows, theta: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def choose_solver(
-    name: str, n_rows: int, n_params: int, dtype: torch.dtype
+    name: str, n_rows: int, n_params: int, dtype: torch.dtype, *, curve: bool = False
 ) -> tuple[Callable[[Rows, Tensor, Tensor], SubProblem], str]:
     """Return the solver for `name` and a sentence that says why.
 
@@ -200,12 +286,15 @@ def choose_solver(
     n_rows, n_params : int
         Shape of A.
     dtype : torch.dtype
+    curve : bool, default=False
+        Whether digits of the parameters count, so that more of them are worth a QR.
     """
     if name == "qr":
         return QR, "qr, as asked"
     if name == "svd":
         return SVD, "svd, as asked"
-    if name == "auto" and n_params <= QR_MAX_PARAMS and dtype == torch.float64:
+    limit = QR_MAX_CURVE_PARAMS if curve else QR_MAX_PARAMS
+    if name == "auto" and n_params <= limit and dtype == torch.float64:
         return QR, f"qr: {n_params} parameters in float64"
     if n_rows >= n_params:
         return Cholesky, f"cholesky: {n_rows} rows, {n_params} parameters"
