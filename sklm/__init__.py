@@ -1,5 +1,7 @@
 """scikit-learn estimators that fit any `torch.nn.Module` by the Levenberg-Marquardt algorithm."""
 
+from sklm import curves
+from sklm.curves import curve
 from sklm.engine import LevenbergMarquardt, StepResult, damping, losses, selection
 from sklm.estimators import LMClassifier, LMRegressor
 from sklm.modules import MLP
@@ -11,6 +13,8 @@ __all__ = [
     "LMRegressor",
     "LevenbergMarquardt",
     "StepResult",
+    "curve",
+    "curves",
     "damping",
     "losses",
     "selection",

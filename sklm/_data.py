@@ -17,9 +17,10 @@ from scipy.sparse import issparse
 from sklearn.utils.validation import check_array, check_consistent_length, column_or_1d, validate_data
 from torch import Tensor
 
-from sklm.engine.jacobian import count_samples, take, tensors
+from sklm.engine.jacobian import count_samples, map_tensors, take, tensors
 
 MERGE_BYTES = 4 * 2**20
+KEPT_BYTES = 256 * 2**20  # of training rows kept for uncertainty
 LOAD_ROWS = 1024  # items of a torch Dataset collated at once
 
 
@@ -50,12 +51,15 @@ class TensorData:
     targets : Tensor or None
         Targets as the loss takes them: real numbers, or class indices.
     weights : Tensor of shape (n_samples,) or None
+    source : TensorData or None
+        The rows before repeated ones were merged.
     """
 
     X: Any
     y: Any = None
     targets: Any = None
     weights: Tensor | None = None
+    source: TensorData | None = None
 
     def __len__(self) -> int:
         return count_samples(self.X)
@@ -105,8 +109,18 @@ def merge_repeated_rows(data: DataT, dtype: torch.dtype) -> DataT:
         return data
     weights = None if data.weights is None else data.weights.double().cpu().numpy()
     merged = data.subset(first)
+    merged.source = data
     merged.weights = torch.as_tensor(np.bincount(group, weights=weights)).to(data.targets.device, dtype)
     return merged
+
+
+def kept_rows(data: TensorData) -> TensorData | None:
+    """Return the rows of a fit on the CPU without their labels, or None where there are more than `KEPT_BYTES`."""
+    rows = data if data.source is None else data.source
+    if sum(tensor.numel() * tensor.element_size() for tensor in tensors(rows.X)) > KEPT_BYTES:
+        return None
+    weights = None if rows.weights is None else rows.weights.cpu()
+    return TensorData(map_tensors(torch.Tensor.cpu, rows.X), None, rows.targets.cpu(), weights)
 
 
 class Batches:
@@ -210,6 +224,31 @@ def validate_inputs(estimator: Any, X: Any, *, reset: bool) -> Any:
         dtype=None if keeps_integers else [np.float64, np.float32],
         allow_nd=True,
     )
+
+
+def validate_columns(estimator: Any, X: Any, find: Callable[[], list[int]], *, reset: bool) -> np.ndarray:
+    """Check a table of which only some columns are used, and return those alone, as an array.
+
+    Parameters
+    ----------
+    estimator : object
+        Gets or has `n_features_in_` and `feature_names_in_` of the whole table.
+    X : table of shape (n_samples, n_features)
+        The other columns may hold anything.
+    find : callable
+        Returns the positions of the columns, once the facts of the table are set on `estimator`.
+    reset : bool
+        See `validate_inputs`.
+    """
+    X = as_array(X)
+    if not hasattr(X, "shape"):
+        X = np.asarray(X)
+    if len(X.shape) != 2 or issparse(X):
+        return validate_inputs(estimator, X, reset=reset)[:, find()]  # raises with scikit-learn's advice
+    validate_data(estimator, X, reset=reset, skip_check_array=True)
+    columns = find()
+    used = X.iloc[:, columns] if hasattr(X, "iloc") else X[:, columns]
+    return check_array(used, dtype=[np.float64, np.float32], estimator=estimator, input_name="X")
 
 
 def _validate_dict(estimator: Any, X: Mapping[str, Any], *, reset: bool) -> dict[str, Any]:

@@ -48,8 +48,10 @@ from sklm._data import (
     load_dataset,
     merge_repeated_rows,
     to_tensors,
+    validate_columns,
     validate_inputs,
 )
+from sklm.curves import Curve, curve, is_curve
 from sklm.engine import LevenbergMarquardt
 from sklm.engine._checks import check_choice, check_integer, check_keywords, check_real, did_you_mean
 from sklm.engine.damping import resolve_damping
@@ -68,11 +70,18 @@ HINTS = {
     "loss": "criterion",
     "curvature": "criterion__curvature",
 }  # names of scikit-learn's MLP and others, for messages
+# Where a curve's first run has not converged: from the same start with another scaling, and ten times the epochs.
+SECOND_SCALING, SECOND_EPOCHS = "identity", 10
+RESTART_SEED = 2**31  # far from the seeds that follow one another within a run
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class StopTraining(KeyboardInterrupt):
     """Ends the training loop; skorch's loop knows KeyboardInterrupt as the signal to stop."""
+
+
+class _NoStartError(ValueError):
+    """The loss or the Jacobian is not finite at the start."""
 
 
 class Data(TensorData, skorch.dataset.Dataset):
@@ -92,6 +101,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
     virtual_params_: ClassVar[dict[str, Any]] = {}
     device: Any
     _is_new: bool
+    _split_seed = 0
     # skorch settings that are not parameters here
     predict_nonlinearity = None
     use_caching = "auto"
@@ -230,6 +240,12 @@ class LMNet(skorch.NeuralNet, abc.ABC):
     def _validate_params(self) -> None:
         """Check the parameters that the engine does not check itself; the first step of every fit."""
         check_integer("max_epochs", self.max_epochs, minimum=1)
+        check_integer("n_init", self.n_init, minimum=1)
+        if self.n_init > 1 and isinstance(self.module, nn.Module):
+            raise ValueError(
+                f"`n_init` must be 1 for a module instance, which has one start; got {self.n_init}. Pass its class or "
+                "a factory function."
+            )
         if self.batch_size != -1:
             try:
                 check_integer("batch_size", self.batch_size, minimum=1)
@@ -264,7 +280,9 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             y = from_dataset if y is None else y
         if y is None:
             raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
-        arrays = validate_inputs(self, X, reset=reset)
+        if reset:
+            self.device_ = _resolve_device(self.device)
+        arrays = self._validate_inputs(X, reset=reset)
         labels, targets = self._encode(y, reset=reset, classes=classes)
         one = next(iter(arrays.values())) if isinstance(arrays, dict) else arrays
         check_consistent_length(one, labels)
@@ -273,8 +291,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             sample_weight = sample_weight.detach().cpu() if isinstance(sample_weight, Tensor) else sample_weight
             weights = _check_sample_weight(sample_weight, labels, dtype=np.float64, ensure_non_negative=True)
         if reset:
-            self.device_ = _resolve_device(self.device)
-            self.dtype_ = _resolve_dtype(self.dtype, arrays, self.device_)
+            dtype = "float64" if is_curve(self.module) and _dtype_name(self.dtype) == "auto" else self.dtype
+            self.dtype_ = _resolve_dtype(dtype, arrays, self.device_)
         convert = partial(to_tensors, dtype=self.dtype_, device=self.device_)
         data = Data(convert(arrays), labels, convert(targets), None if weights is None else convert(weights))
         if weights is not None and not weights.all():
@@ -283,6 +301,24 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         if self.batch_size == -1 and not sees_rows and self._init_takes_weights():
             data = merge_repeated_rows(data, self.dtype_)
         return data
+
+    def _validate_inputs(self, X: Any, *, reset: bool) -> Any:
+        """Return checked inputs as an array or a dict of arrays; of a table for a curve, the columns that it uses."""
+        if reset:
+            self.__dict__.pop("_input_columns", None)
+        if not is_curve(self.module) if reset else "_input_columns" not in self.__dict__:
+            return validate_inputs(self, X, reset=reset)
+        if isinstance(X, Mapping):
+            raise ValueError("`X` must be a table for a curve, whose columns have the names of its inputs; got a dict.")
+
+        def find() -> list[int]:
+            if reset:
+                module = self.module if isinstance(self.module, Curve) else self._call_factory(self._keywords(), 0)
+                self._input_columns = module.input_columns
+            columns: list[int] = self._input_columns
+            return columns
+
+        return validate_columns(self, X, find, reset=reset)
 
     def _init_takes_weights(self) -> bool:
         """Return whether the module's `init_from_data`, if it has one, takes weights."""
@@ -297,7 +333,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             return X.dataset.subset(np.asarray(X.indices))
         if is_dataset(X):
             X, _ = load_dataset(X)
-        arrays = validate_inputs(self, X, reset=False)
+        arrays = self._validate_inputs(X, reset=False)
         dtype = torch.promote_types(self.dtype_, _resolve_dtype("auto", arrays, self.device_))
         return TensorData(to_tensors(arrays, dtype, self.device_))
 
@@ -336,7 +372,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             np.arange(n_samples),
             test_size=n_valid,
             stratify=self._strata(data, n_valid),
-            random_state=self.optimizer_.seed % 2**32,
+            random_state=self._split_seed % 2**32,
         )
         return (torch.utils.data.Subset(data, part) for part in parts)
 
@@ -364,16 +400,16 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         if not hasattr(self, "dtype_"):
             self.device_ = _resolve_device(self.device)
             self.dtype_ = DTYPES.get(_dtype_name(self.dtype), torch.float64)
-        self._initialize_parts(None)
+        self._split_seed = _draw_seed(self.random_state)
+        self._initialize_parts(None, self._split_seed)
         return self
 
-    def _initialize_parts(self, data: Data | None) -> None:
-        seed = _draw_seed(self.random_state)
+    def _initialize_parts(self, data: Data | None, seed: int) -> None:
         self._built_from, self._built_callbacks = self._module_source(), self.callbacks
         self.callbacks_: list[Any] = []
         self._initialize_callbacks()
         with self._current_init_context("module"):
-            self.module_ = self._build_module(data, seed)
+            self.module_ = self._build_module(seed)
         with self._current_init_context("criterion"):
             self.criterion_ = self._build_criterion(data).to(device=self.device_, dtype=self.dtype_)
         with self._current_init_context("optimizer"):
@@ -415,11 +451,11 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         return {"module": self.module, "device": self.device, "dtype": self.dtype, **arguments}
 
     @abc.abstractmethod
-    def _n_module_outputs(self, data: Data) -> int:
+    def _n_module_outputs(self) -> int:
         """Return the number of outputs that a module which asks for it should have."""
 
-    def _build_module(self, data: Data | None, seed: int) -> nn.Module:
-        keywords = self.get_params_for("module")
+    def _build_module(self, seed: int) -> nn.Module:
+        keywords = self._keywords()
         if isinstance(self.module, nn.Module):
             if keywords:
                 raise ValueError(
@@ -428,13 +464,24 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 )
             module = copy.deepcopy(self.module)
         else:
-            module = self._call_factory(keywords, data, seed)
+            module = self._call_factory(keywords, seed)
+        if isinstance(module, Curve):
+            module.keep_inputs()
         return module.to(device=self.device_, dtype=self.dtype_)
 
-    def _call_factory(self, keywords: dict[str, Any], data: Data | None, seed: int) -> nn.Module:
+    def _keywords(self) -> dict[str, Any]:
+        keywords: dict[str, Any] = self.get_params_for("module")
+        return keywords
+
+    def _factory(self) -> Any:
+        return curve(self.module) if isinstance(self.module, str) else self.module
+
+    def _call_factory(self, keywords: dict[str, Any], seed: int) -> Any:
+        """Return a new module for the data whose facts are set on the estimator."""
         self._check_factory(keywords)
-        asked = inspect.signature(self.module).parameters
-        known = {} if data is None else self._facts(data)
+        factory = self._factory()
+        asked = inspect.signature(factory).parameters
+        known = self._facts()
         for name in ("n_features_in", "n_outputs", "feature_names_in"):
             if name not in asked or name in keywords:
                 continue
@@ -445,23 +492,38 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                     f"`module` asks for `{name}`, which is not known here (from a dict of arrays, or before `fit`); "
                     f"pass `module__{name}`."
                 )
+        missing = [
+            name
+            for name, p in asked.items()
+            if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and name not in keywords
+        ]
+        if missing:
+            raise ValueError(
+                f"`module` asks for {', '.join(missing)}; pass {', '.join(f'module__{name}' for name in missing)}, or "
+                "where it is a function of the data and not one that makes a module, pass sklm.curve(function)."
+            )
         with preserved_rng(self.device_):
             torch.manual_seed(seed)
-            module = self.module(**keywords)
+            module = factory(**keywords)
         if not isinstance(module, nn.Module):
-            raise ValueError(f"`module` must return a torch.nn.Module; got {type(module).__name__}.")
+            raise ValueError(
+                f"`module` must return a torch.nn.Module; got {type(module).__name__}. Pass a function of the data as "
+                "sklm.curve(function)."
+            )
         return module
 
     def _check_factory(self, keywords: dict[str, Any]) -> None:
-        if not callable(self.module):
+        if not callable(self._factory()):
             raise ValueError(
-                "`module` must be a torch.nn.Module class, a function that returns a module, or a module; "
+                "`module` must be a torch.nn.Module class, a function that returns a module, a module, or a formula; "
                 f"got {self.module!r}."
             )
-        check_keywords("module", self.module, keywords)
+        check_keywords("module", self._factory(), keywords)
 
-    def _facts(self, data: Data) -> dict[str, Any]:
-        facts: dict[str, Any] = {"n_outputs": self._n_module_outputs(data)}
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {}
+        if hasattr(self, "n_outputs_") or hasattr(self, "classes_"):
+            facts["n_outputs"] = self._n_module_outputs()
         if hasattr(self, "n_features_in_"):
             facts["n_features_in"] = self.n_features_in_
             facts["feature_names_in"] = getattr(self, "feature_names_in_", None)
@@ -531,11 +593,15 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             )
 
     def _build_optimizer(self, seed: int) -> LevenbergMarquardt:
+        damping = resolve_damping(self.damping, self.get_params_for("damping"))
+        run = self.__dict__.get("_run")
+        if run is not None and run.second:
+            damping.scaling = SECOND_SCALING
         return LevenbergMarquardt(
             self.module_,
             self.criterion_,
             lr=self.lr,
-            damping=resolve_damping(self.damping, self.get_params_for("damping")),
+            damping=damping,
             solver=self.solver,
             max_attempts=self.max_attempts,
             jacobian_max_rows=self.jacobian_max_rows,
@@ -544,6 +610,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             ftol=self.ftol,
             xtol=self.xtol,
             gtol=self.gtol,
+            bounds=getattr(self.module_, "parameter_bounds", None),
+            acceleration=self.batch_size == -1 and all(p.ndim < 2 for p in self.module_.parameters()),
             seed=seed,
         )
 
@@ -554,10 +622,11 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         targets = data.targets
         if targets.is_floating_point():
             targets = self.criterion_.link(targets)
-        weighted = "sample_weight" in inspect.signature(method).parameters
+        offered = {"sample_weight": data.weights, "restart": self._run.restart}
+        asked = inspect.signature(method).parameters
         with preserved_rng(self.device_):
             torch.manual_seed(self.optimizer_.seed)
-            method(data.X, targets, **({"sample_weight": data.weights} if weighted else {}))
+            method(data.X, targets, **{name: value for name, value in offered.items() if name in asked})
         self.module_.to(device=self.device_, dtype=self.dtype_)
 
     # ------------------------------------------------------------------ training
@@ -573,29 +642,72 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             self._validate_params()
             data = self._training_data(X, y, sample_weight, reset=reset, classes=classes)
             if cold:
-                self._initialize_parts(data)
+                self._train_from_starts(data)
             else:
                 self._continue_parts(data)
-            self._run = run
-            self._train(data)
+                self._run = _Run()
+                self._train(data, self.max_epochs)
             finished = True
         finally:
+            run = self.__dict__.pop("_run", run)
             if not finished and not run.n_epochs:
                 self.__dict__.clear()
                 self.__dict__.update(before)
                 if parameters is not None:
                     self.module_.load_state_dict(parameters)
-            self.__dict__.pop("_run", None)
         if run.verdict == "Stopped":
             warnings.warn(self.message_, ConvergenceWarning, stacklevel=3)
         elif run.exhausted and warn:
             self._warn_not_converged()
 
-    def _train(self, data: Data) -> None:
+    def _train_from_starts(self, data: Data) -> None:
+        """Fit from `n_init` starts and keep the best fit; a curve gets a second run where the first has not converged.
+
+        What a run leaves on the estimator is in its `__dict__`, so a copy of that keeps the best one.
+        """
+        seed = _draw_seed(self.random_state)
+        best: dict[str, Any] = {}
+        try:
+            for restart in range(self.n_init):
+                converged = self._train_once(data, seed, restart, best)
+                if not converged and self._has_second_strategy():
+                    self._train_once(data, seed, restart, best, second=True)
+            if not best:
+                raise _NoStartError(
+                    f"no start of {self.n_init} has a finite loss. Check the module and the scale of X and y."
+                )
+        finally:
+            if best:
+                self.__dict__.clear()
+                self.__dict__.update(best)
+
+    def _train_once(self, data: Data, seed: int, restart: int, best: dict[str, Any], *, second: bool = False) -> bool:
+        """Fit from one start, put the estimator's state in `best` if it is better, and return whether it converged."""
+        run = _Run(restart=restart, second=second)
+        self._run = run
+        try:
+            self._initialize_parts(data, seed + restart * RESTART_SEED)
+            self._split_seed = seed  # one split for all starts
+            self._train(data, self.max_epochs * (SECOND_EPOCHS if second else 1))
+        except _NoStartError:
+            if self.n_init == 1:
+                raise
+        finally:
+            if run.n_epochs and not run.score >= best.get("_run", _Run()).score:
+                best.clear()
+                best.update(self.__dict__)
+        return run.verdict == "Converged"
+
+    def _has_second_strategy(self) -> bool:
+        """Return whether the fit is that of a curve with full batches and the damping left to us."""
+        ours = self.damping == "nielsen" and not self.get_params_for("damping")
+        return ours and self.batch_size == -1 and self.selection is None and self.optimizer_.is_curve
+
+    def _train(self, data: Data, max_epochs: int) -> None:
         run = self._run
         self.notify("on_train_begin", X=data.X, y=data.y)
         try:
-            self.fit_loop(data)
+            self.fit_loop(data, epochs=max_epochs)
             run.exhausted = True
             run.verdict, run.reason = "Not converged", f"max_epochs={self.max_epochs} reached"
         except StopTraining:
@@ -635,6 +747,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         super().on_epoch_begin(net, dataset_train=dataset_train, dataset_valid=dataset_valid, **kwargs)
         n_batches = len(self.get_iterator(dataset_train, training=True))
         self._run.steps_needed = max(n_batches, self.optimizer_.steps_per_sweep)
+        self._run.train = dataset_train
 
     def on_epoch_end(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
         """Record the damping of the epoch's last step, all its attempts, its last gain ratio and the mean losses."""
@@ -667,7 +780,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         fresh = None if following is None else (following[0], following.targets, following.weights)
         result = self.optimizer_.step(batch[0], batch.targets, batch.weights, fresh=fresh)
         if result.status == "failed" and not result.attempts and not run.n_steps:
-            raise ValueError(f"{result.message}. Check the module, its initial values and the scale of X and y.")
+            raise _NoStartError(f"{result.message}. Check the module, its initial values and the scale of X and y.")
         run.n_steps += 1
         run.settled = 0 if result.status == "running" else run.settled + 1
         run.status, run.reason = result.status, result.message
@@ -717,8 +830,11 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         self.n_iter_ = len(rows)
         self.loss_curve_ = [row["train_loss"] for row in rows]
         self.loss_ = last["train_loss"]
+        run.score = run.best_score if self.early_stopping else self.loss_
         self.converged_ = run.verdict == "Converged"
         epochs = "epoch" if self.n_iter_ == 1 else "epochs"
+        if self.optimizer_.is_curve and self.dtype_ == torch.float32:
+            reason = f"{reason}; float32 limits the parameters to 7 digits or fewer".removeprefix("; ")
         self.message_ = f"{run.verdict} after {self.n_iter_} {epochs}{': ' if reason else ''}{reason}."
 
     def _warn_not_converged(self) -> None:
@@ -796,6 +912,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         try:
             super().load_params(*args, **kwargs)
             self._is_new = False  # the scaling of the module comes from the file
+            self.__dict__.pop("_training_rows", None)
+            self.__dict__.pop("_inferred", None)
         finally:
             self.device = requested
 
@@ -839,6 +957,10 @@ class _Run:
     best_state: dict[str, Tensor] | None = None
     verdict: str = ""  # how training ended; empty while it goes on
     exhausted: bool = False
+    restart: int = 0  # which start
+    second: bool = False  # whether this is the second strategy
+    score: float = math.inf  # what runs are compared by
+    train: TensorData | None = None  # the rows used for training
 
     def keep(self, score: float, epoch: int, module: nn.Module | None) -> None:
         """Note the best epoch so far, with a copy of the parameters of `module`."""

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from sklm._data import validate_labels, validate_real_targets
 from sklm._net import Data, LMNet
+from sklm._uncertainty import Uncertainty
 from sklm.engine.losses import BinaryCrossEntropy, Loss, TorchLoss
 from sklm.modules import MLP
 
 Factory = type[nn.Module] | Callable[..., nn.Module] | nn.Module
 
 
-class LMRegressor(RegressorMixin, LMNet):
+class LMRegressor(RegressorMixin, Uncertainty):
     """Regression with any `torch.nn.Module`, fitted by Levenberg-Marquardt.
 
     Minimises (1/W) sum_i w_i l(f(x_i), y_i) + (alpha / 2W) |weights|^2 over the parameters of the module f, with sample
@@ -64,6 +65,9 @@ class LMRegressor(RegressorMixin, LMNet):
         Stop when the relative reduction of the loss, the relative step, or the cosine between residuals and Jacobian is
         at most this, as MINPACK defines them; None disables a test. With mini-batches or a selection, a test must pass
         in every step of an epoch or sweep.
+    n_init : int, default=1
+        Fits from this many starts, of which the best by training loss (validation loss with `early_stopping`) is kept:
+        other initial weights, or for a curve the next best starts of its search, see `sklm.curves`.
     early_stopping : bool, default=False
         Split off a validation set, stop when its loss has not fallen for `n_iter_no_change` epochs, and restore the
         best parameters.
@@ -82,6 +86,12 @@ class LMRegressor(RegressorMixin, LMNet):
         See skorch; ``"disable"`` also drops the default ones (``dur`` and the printing).
     train_split : callable or None, default=None
         Splits off validation data as in skorch, for instance ``skorch.dataset.ValidSplit(5)``.
+    covariance : {"classical", "sandwich"}, default="classical"
+        Covariance of the parameters: for noise of one variance (times 1 / `sample_weight`), or robust to a variance
+        that differs from row to row (HC1).
+    absolute_sigma : bool, default=False
+        Whether ``sample_weight = 1 / sigma**2`` holds the true sigma of every measurement. If not, only their ratios
+        count and the covariance is scaled by the reduced chi-square, as in `scipy.optimize.curve_fit`.
     device : str or torch.device, default="auto"
         ``"auto"`` is CUDA where there is a GPU, else the CPU.
     dtype : {"auto", "float32", "float64"} or torch.dtype, default="auto"
@@ -154,6 +164,7 @@ class LMRegressor(RegressorMixin, LMNet):
         ftol: float | None = 1e-8,
         xtol: float | None = 1e-8,
         gtol: float | None = 1e-8,
+        n_init: int = 1,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
@@ -162,6 +173,8 @@ class LMRegressor(RegressorMixin, LMNet):
         verbose: int = 0,
         callbacks: Any = None,
         train_split: Any = None,
+        covariance: str = "classical",
+        absolute_sigma: bool = False,
         device: Any = "auto",
         dtype: Any = "auto",
         **kwargs: Any,
@@ -186,6 +199,7 @@ class LMRegressor(RegressorMixin, LMNet):
         self
         """
         self._fit(X, y, sample_weight, cold=not (self.warm_start and self.initialized_))
+        self._describe()
         return self
 
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> LMRegressor:
@@ -203,21 +217,29 @@ class LMRegressor(RegressorMixin, LMNet):
         self
         """
         self._fit(X, y, sample_weight, cold=not self.initialized_, warn=False)
+        self._describe()
         return self
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: Any, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Predict targets.
 
         Parameters
         ----------
         X : as in `fit`
+        return_std : bool, default=False
+            Also return the standard error of every prediction (of the curve, without the noise of a measurement).
 
         Returns
         -------
-        ndarray of shape (n_samples,) or (n_samples, n_outputs), as y in `fit`
+        mean : ndarray of shape (n_samples,) or (n_samples, n_outputs), as y in `fit`
+        std : ndarray of the same shape
+            Only with `return_std`.
         """
-        mean = self._mean(X)
-        return mean[:, 0] if mean.shape[1] == 1 and self._y_ndim != 2 else mean
+        mean = self._like_y(self._mean(X))
+        return (mean, self._standard_deviation(X)) if return_std else mean
+
+    def _like_y(self, values: np.ndarray) -> np.ndarray:
+        return values[:, 0] if values.shape[1] == 1 and self._y_ndim != 2 else values
 
     _y_ndim: int | None = None  # of y in the fit
 
@@ -240,7 +262,7 @@ class LMRegressor(RegressorMixin, LMNet):
             raise ValueError(f"`y` must have {self.n_outputs_} outputs, as in the fit before; got {n_outputs}.")
         return y, y
 
-    def _n_module_outputs(self, data: Data) -> int:
+    def _n_module_outputs(self) -> int:
         return int(self.n_outputs_)
 
 
@@ -262,8 +284,8 @@ class LMClassifier(ClassifierMixin, LMNet):
     alpha : float, default=0.01
         L2 penalty on weight matrices; separable classes have no finite optimum without one.
     lr, damping, max_attempts, solver, jacobian_max_rows, selection, max_epochs, batch_size, ftol, xtol, gtol, \
-early_stopping, validation_fraction, n_iter_no_change, warm_start, random_state, verbose, callbacks, train_split,
-    device, dtype
+n_init, early_stopping, validation_fraction, n_iter_no_change, warm_start, random_state, verbose, callbacks, \
+train_split, device, dtype
         As in `LMRegressor`; the split of `early_stopping` is stratified.
     **kwargs
         ``module__...``, ``criterion__...``, ``damping__...``, ``selection__...``, ``callbacks__...``.
@@ -314,6 +336,7 @@ feature_names_in_, device_, dtype_
         ftol: float | None = 1e-8,
         xtol: float | None = 1e-8,
         gtol: float | None = 1e-8,
+        n_init: int = 1,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
@@ -442,7 +465,7 @@ feature_names_in_, device_, dtype_
             )
         return y, codes.astype(np.int64)
 
-    def _n_module_outputs(self, data: Data) -> int:
+    def _n_module_outputs(self) -> int:
         n_classes = len(self.classes_)
         if n_classes == 2 and not _needs_columns(self.criterion):
             return 1

@@ -135,7 +135,7 @@ WRONG_VALUES = [
     ("dtype", torch.int64, r"`dtype` must be one of"),
     ("dtype", None, r"`dtype` must be one of"),
     ("module", 3, r"`module` must be a torch\.nn\.Module class, a function .*got 3"),
-    ("module", "MLP", r"`module` must be .*got 'MLP'"),
+    ("module", "MLP", r"`module` (has changed|.MLP., read as a formula, uses no column)"),
     ("module", lambda: 3, r"`module` must return a torch\.nn\.Module; got int"),
     ("criterion", "mse", r"`criterion` must be one of .*got 'mse'"),
     ("criterion", "squared_eror", r"did you mean 'squared_error'\?"),

@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from sklm.engine import LevenbergMarquardt
-from sklm.engine.convergence import ConvergenceTests, largest_cosine
+from sklm.engine.convergence import ConvergenceTests, largest_cosine, relative_offset
 from sklm.engine.losses import BinaryCrossEntropy
 
 ALL = {"ftol": 1e-3, "xtol": 1e-4, "gtol": 1e-2}
@@ -47,6 +47,76 @@ def test_largest_cosine_is_that_of_the_angles():
     expected = torch.cosine_similarity(matrix, residual[:, None].expand_as(matrix), dim=0).abs().max()
     found = largest_cosine(matrix.T @ residual, matrix.square().sum(0), float(residual.norm()))
     assert found == pytest.approx(float(expected), rel=1e-13)
+
+
+def random_rows(n_rows=9, n_params=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(n_rows, n_params, generator=generator, dtype=torch.float64)
+    return matrix, torch.randn(n_rows, generator=generator, dtype=torch.float64)
+
+
+def offset_of(matrix, residual):
+    orthogonal, triangle = torch.linalg.qr(matrix)
+    return relative_offset(triangle, orthogonal.T @ residual, float(residual.norm()))
+
+
+@pytest.mark.parametrize(
+    ("triangle", "target", "residual_norm", "expected"),
+    [
+        (((2.0, 0.0), (0.0, 7.0)), (3.0, 4.0), 10.0, 0.5),
+        (((2.0, 2.0), (0.0, 1e-16)), (3.0, 4.0), 10.0, 0.3),
+        (((1e-9, 1.0), (0.0, 1.0)), (3.0, 4.0), 10.0, 0.5),
+        (((0.0, 3.0), (0.0, 0.0)), (3.0, 4.0), 10.0, 0.3),
+        (((0.0, 0.0), (0.0, 0.0)), (0.0, 0.0), 10.0, 0.0),
+        (((2.0, 0.0), (0.0, 7.0)), (0.0, 0.0), 0.0, 0.0),
+    ],
+    ids=["two columns", "one that is double", "a small column", "a zero column", "zero columns", "zero residuals"],
+)
+def test_relative_offset_by_hand(triangle, target, residual_norm, expected):
+    found = relative_offset(torch.tensor(triangle, dtype=torch.float64), vector(*target), residual_norm)
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_relative_offset_is_the_share_that_least_squares_explains():
+    matrix, residual = random_rows()
+    explained = matrix @ torch.linalg.lstsq(matrix, residual[:, None], driver="gelsd").solution[:, 0]
+    assert offset_of(matrix, residual) == pytest.approx(float(explained.norm() / residual.norm()), rel=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12], ids=str)
+def test_relative_offset_does_not_depend_on_the_units_of_a_parameter(scale):
+    matrix, residual = random_rows()
+    expected = offset_of(matrix, residual)
+    matrix[:, 1] *= scale
+    assert offset_of(matrix, residual) == pytest.approx(expected, rel=1e-12)
+
+
+def test_relative_offset_counts_dependent_columns_once():
+    matrix, residual = random_rows()
+    more = torch.cat([matrix, matrix @ torch.ones(4, 2).double()], 1)
+    assert offset_of(more, residual) == pytest.approx(offset_of(matrix, residual), rel=1e-12)
+
+
+def test_relative_offset_is_zero_at_the_least_squares_solution():
+    matrix, residual = random_rows()
+    rest = residual - matrix @ torch.linalg.lstsq(matrix, residual[:, None], driver="gelsd").solution[:, 0]
+    assert offset_of(matrix, rest) < 1e-14
+
+
+def test_relative_offset_without_columns_is_zero():
+    assert relative_offset(torch.zeros(3, 0).double(), vector(1.0, 2.0, 3.0), 5.0) == 0.0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
+def test_relative_offset_that_is_not_finite_passes_no_limit(value):
+    broken = torch.tensor([[1.0, value], [0.0, 1.0]], dtype=torch.float64)
+    assert relative_offset(broken, vector(0.0, 0.0), 1.0) == math.inf
+    assert not relative_offset(torch.eye(2).double(), vector(value, 0.0), 1.0) <= 1e300
+    assert relative_offset(torch.eye(2).double(), vector(0.0, 0.0), math.nan) == math.inf
+
+
+def test_largest_cosine_without_columns_is_zero():
+    assert largest_cosine(vector(), vector(), 5.0) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -530,6 +530,111 @@ def test_batchnorm_without_running_statistics_raises():
     assert net[1].training
 
 
+# --- second derivatives and pullbacks ---
+
+
+class Curve(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.height = nn.Parameter(torch.tensor(1.3))
+        self.rates = nn.Parameter(torch.tensor([0.7, 0.2]))
+
+    def forward(self, x):
+        return self.height * torch.exp(-self.rates[0] * x) + torch.sin(self.rates[1] * x * self.height)
+
+
+SMOOTH = {
+    "curve": (Curve, lambda: draw(N)),
+    "net, one output": (Squeezed, lambda: draw(N, 3)),
+    "net, two outputs": (lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), lambda: draw(N, 3)),
+    "tied": (Tied, lambda: draw(N, 3)),
+    "shared layer": (SharedLayer, lambda: draw(N, 3)),
+    "buffer": (WithBuffer, lambda: draw(N, 3)),
+    "strided": (Transposed, lambda: draw(N, 4)[:, :3]),
+}
+by_smooth = pytest.mark.parametrize("name", SMOOTH)
+
+
+@by_smooth
+def test_second_derivative_is_that_of_the_hessian(name):
+    make, inputs = SMOOTH[name]
+    function, x = ModuleFunction(make().double()), inputs()
+    vector, direction = function.vector(), draw(function.n_params)
+    outputs = function.outputs(vector, x)
+    expected = torch.empty_like(outputs)
+    for i in range(outputs.shape[0]):
+        for j in range(outputs.shape[1]):
+            hessian = torch.autograd.functional.hessian(lambda v, i=i, j=j: function.outputs(v, x)[i, j], vector)
+            expected[i, j] = direction @ hessian @ direction
+    found = function.second_derivative(vector, direction, x)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
+    assert not found.requires_grad
+
+
+def test_second_derivative_by_hand():
+    """The second derivative of a exp(-b x) along (u, v) is (-2 u v x + a v^2 x^2) exp(-b x)."""
+
+    class Decay(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.theta = nn.Parameter(torch.tensor([3.0, 0.5], dtype=torch.float64))
+
+        def forward(self, x):
+            return self.theta[0] * torch.exp(-self.theta[1] * x)
+
+    x, u, v = torch.tensor([0.0, 1.0, 2.0]).double(), 2.0, -1.0
+    function = ModuleFunction(Decay())
+    found = function.second_derivative(function.vector(), torch.tensor([u, v]).double(), x)
+    expected = (-2 * u * v * x + 3 * v**2 * x**2) * torch.exp(-0.5 * x)
+    torch.testing.assert_close(found, expected[:, None], rtol=1e-13, atol=1e-13)
+
+
+def test_second_derivative_of_a_linear_module_is_zero():
+    function = ModuleFunction(nn.Linear(3, 2).double())
+    found = function.second_derivative(function.vector(), draw(function.n_params), draw(N, 3))
+    assert torch.equal(found, torch.zeros(N, 2).double())
+
+
+@by_smooth
+def test_pullback_is_the_transposed_jacobian(name):
+    make, inputs = SMOOTH[name]
+    module, x = make().double(), inputs()
+    function = ModuleFunction(module)
+    jacobian = autograd_jacobian(module, x)
+    cotangent = draw(*jacobian.shape[:2])
+    found = function.pullback(function.vector(), cotangent, x)
+    torch.testing.assert_close(found, torch.einsum("nk,nkp->p", cotangent, jacobian), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("inputs", [tuple, dict])
+def test_second_derivative_and_pullback_take_nested_inputs(inputs):
+    class Product(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor([2.0, 3.0]).double())
+
+        def forward(self, a, b):
+            return self.weight[0] * self.weight[1] * a + b
+
+    a, b = draw(N), draw(N)
+    function = ModuleFunction(Product())
+    given = (a, b) if inputs is tuple else {"b": b, "a": a}
+    second = function.second_derivative(function.vector(), torch.tensor([1.0, 1.0]).double(), given)
+    torch.testing.assert_close(second, 2 * a[:, None])
+    pulled = function.pullback(function.vector(), torch.ones(N, 1).double(), given)
+    torch.testing.assert_close(pulled, a.sum() * torch.tensor([3.0, 2.0]).double())
+
+
+def test_second_derivative_changes_neither_parameters_nor_gradients():
+    module = Squeezed().double()
+    function, x = ModuleFunction(module), draw(N, 3)
+    before = function.vector()
+    function.second_derivative(before + 1, draw(function.n_params), x)
+    function.pullback(before + 1, draw(N, 1), x)
+    assert torch.equal(function.vector(), before)
+    assert all(p.grad is None and p.requires_grad for p in module.parameters())
+
+
 # --- assign ---
 
 

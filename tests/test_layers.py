@@ -15,8 +15,9 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROWS = [
     {"sklm.displays"},
     {"sklm.estimators"},
+    {"sklm._uncertainty"},
     {"sklm._net"},
-    {"sklm._data", "sklm.inference"},
+    {"sklm._data", "sklm.inference", "sklm._report"},
     {"sklm.engine"},
     {"sklm.modules", "sklm.curves"},
 ]
@@ -25,7 +26,9 @@ THIRD_PARTY = {
     "sklm.estimators": {"numpy", "sklearn", "torch"},
     "sklm._net": {"numpy", "scipy", "sklearn", "skorch", "torch"},
     "sklm._data": {"numpy", "scipy", "sklearn", "torch"},
+    "sklm._uncertainty": {"numpy", "scipy", "sklearn", "torch"},
     "sklm.inference": {"numpy", "scipy", "torch"},
+    "sklm._report": {"numpy", "pandas"},
     "sklm.engine": {"torch", "scipy"},
     "sklm.modules": {"torch"},
     "sklm.curves": {"torch"},

@@ -569,6 +569,351 @@ def test_the_loss_never_rises(seed, damping, scaling, solver, criterion, curvatu
         last = now
 
 
+# --- geodesic acceleration ---
+
+
+def steps_to_the_end(module, x, y, **keywords):
+    optimizer = LevenbergMarquardt(module, **keywords)
+    assert run(optimizer, x, y, steps=500).status == "converged"
+    return optimizer.n_steps
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_acceleration_solves_rosenbrock_in_fewer_steps(solver):
+    counts = []
+    for acceleration in (False, True):
+        module = Rosenbrock()
+        damping = NielsenDamping(initial=1.0)
+        keywords = {"acceleration": acceleration, "solver": solver, "damping": damping}
+        counts.append(steps_to_the_end(module, *ROSENBROCK, **keywords))
+        assert flat(module).tolist() == pytest.approx([1, 1], abs=1e-7)
+    assert counts[1] < counts[0]
+
+
+@pytest.mark.parametrize("curve", [Exponential, Peak])
+@pytest.mark.parametrize("loss", ROBUST)
+def test_acceleration_reaches_the_same_minimum(curve, loss):
+    x, y = map(torch.tensor, curve_data(curve))
+    criterion = SquaredError() if loss == "squared_error" else ROBUST[loss](delta=0.2)
+    ends = []
+    for acceleration in (False, True):
+        module = curve()
+        steps_to_the_end(module, x, y, criterion=criterion, acceleration=acceleration, xtol=1e-13, gtol=1e-12)
+        ends.append(flat(module))
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("lr", [0.6, 1.0])
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_accelerated_step_is_that_of_the_explicit_matrices(solver, lr, weighted):
+    """d and a from dense matrices, the second derivative from the Hessians of autograd."""
+    x, y = map(torch.tensor, curve_data(Exponential))
+    module = Exponential(2.0, 0.9, 0.4)
+    share = torch.linspace(1, 3, 40).double() if weighted else torch.ones(40).double()
+    theta, root = flat(module), (share / share.sum()).sqrt()
+
+    def outputs(t):
+        return t[0] * torch.exp(-t[1] * x) + t[2]
+
+    A = root[:, None] * torch.autograd.functional.jacobian(outputs, theta)
+    r = root * (outputs(theta) - y)
+    optimizer = LevenbergMarquardt(
+        module, lr=lr, solver=solver, acceleration=True, damping=NielsenDamping(initial=0.5, scaling="identity")
+    )
+    result = optimizer.step(x, y, share)
+    assert result.accepted
+    system = A.T @ A + result.damping * torch.eye(3).double()
+    d = -torch.linalg.solve(system, A.T @ r)
+    hessians = [torch.autograd.functional.hessian(lambda t, i=i: outputs(t)[i], theta) for i in range(40)]
+    a = -torch.linalg.solve(system, A.T @ (root * torch.stack([d @ h @ d for h in hessians])))
+    assert float(a.norm()) > 1e-3 * float(d.norm())
+    torch.testing.assert_close(flat(module), theta + lr * d + lr**2 / 2 * a, rtol=1e-9, atol=1e-11)
+
+
+def test_a_large_acceleration_is_a_rejection():
+    """At (-1.2, 1) the undamped step d = (2.2, -4.84) has a = (0, 2 d_1^2) = (0, 9.68): 2 |a| > 0.75 |d|."""
+    module = Rosenbrock()
+    before = flat(module)
+    damping = NielsenDamping(initial=1e-12, scaling="identity")
+    result = LevenbergMarquardt(module, acceleration=True, damping=damping, max_attempts=1).step(*ROSENBROCK)
+    assert not result.accepted
+    assert math.isnan(result.gain_ratio)
+    assert torch.equal(flat(module), before)
+
+
+@pytest.mark.parametrize("acceleration", [False, True])
+def test_acceleration_changes_nothing_in_a_linear_problem(acceleration):
+    x, y = draw(12, 3, seed=0), draw(12, 1, seed=1)
+    module = nn.Linear(3, 1).double()
+    LevenbergMarquardt(module, damping=tiny(), acceleration=acceleration).step(x, y)
+    torch.testing.assert_close(module.weight.detach(), linear_solution(x, y)[:, :-1], rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("selection", [None, "random", "layer"])
+def test_acceleration_of_a_network_never_raises_the_loss(selection):
+    module, x, y = net(), draw(30, 2), draw(30, 1)
+    optimizer = LevenbergMarquardt(module, acceleration=True, selection=selection, seed=0)
+    first = None
+    for _ in range(15):
+        result = optimizer.step(x, y)
+        first = result.initial_loss if first is None else first
+        assert result.loss <= result.initial_loss
+    assert result.loss < 0.9 * first
+    assert optimizer.acceleration
+
+
+def test_acceleration_with_a_frozen_parameter():
+    class Rates(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.tensor(1.0).double()), nn.Parameter(torch.tensor(0.5).double())
+
+        def forward(self, x):
+            return self.a * torch.exp(-self.b * x)
+
+    module, x = Rates(), torch.linspace(0, 4, 30).double()
+    optimizer = LevenbergMarquardt(module, acceleration=True)
+    module.a.requires_grad_(False)
+    run(optimizer, x, torch.exp(-1.3 * x))
+    assert module.a.item() == 1.0
+    assert module.b.item() == pytest.approx(1.3, rel=1e-8)
+
+
+class PlainExp(torch.autograd.Function):
+    """No jvp and no vmap rule, and of the old form that `torch.func` refuses."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x.exp())
+        return x.exp()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.saved_tensors[0]
+
+
+class NewExp(torch.autograd.Function):
+    """No jvp."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x.exp()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.saved_tensors[0]
+
+
+@pytest.mark.parametrize("function", [PlainExp, NewExp])
+def test_without_forward_mode_the_plain_step_is_taken(function):
+    class Custom(Exponential):
+        def forward(self, x):
+            a, b, c = self.theta
+            return a * function.apply(-b * x) + c
+
+    x, y = map(torch.tensor, curve_data(Exponential))
+    custom, plain = Custom(), Exponential()
+    optimizer = LevenbergMarquardt(custom, acceleration=True)
+    run(optimizer, x, y)
+    run(LevenbergMarquardt(plain), x, y)
+    torch.testing.assert_close(flat(custom), flat(plain), rtol=1e-9, atol=0)
+    assert not optimizer.acceleration
+
+
+def test_acceleration_is_kept_by_a_copy():
+    assert copy.deepcopy(LevenbergMarquardt(net(), acceleration=True)).acceleration
+
+
+# --- polish of curves ---
+
+
+class TwoExponentials(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor([2.0, 2.0, 1.0, 0.3], dtype=torch.float64))
+
+    def forward(self, x):
+        a, b, c, d = self.theta
+        return a * torch.exp(-b * x) + c * torch.exp(-d * x)
+
+    @staticmethod
+    def numpy(theta, x):
+        return theta[0] * np.exp(-theta[1] * x) + theta[2] * np.exp(-theta[3] * x)
+
+
+def noisy(curve, truth, noise):
+    x = np.linspace(0, 4, 60)
+    return x, curve.numpy(truth, x) + noise * np.random.default_rng(3).standard_normal(60)
+
+
+def scipy_minimum(module, x, y):
+    """Return the minimum of `least_squares`, then the root of the gradient: the loss has half the digits."""
+
+    def residual(t):
+        return torch.func.functional_call(module, {"theta": t}, torch.tensor(x)) - torch.tensor(y)
+
+    def half(t):
+        return residual(t).square().sum() / 2
+
+    def numpy(function):
+        return lambda t: function(torch.tensor(t)).detach().numpy()
+
+    fitted = optimize.least_squares(
+        numpy(residual), flat(module).numpy(), numpy(lambda t: torch.autograd.functional.jacobian(residual, t)),
+        x_scale="jac", ftol=1e-15, xtol=1e-15, gtol=1e-15, max_nfev=2000,
+    )  # fmt: skip
+    gradient = numpy(lambda t: torch.autograd.functional.jacobian(half, t))
+    hessian = numpy(lambda t: torch.autograd.functional.hessian(half, t))
+    root = optimize.root(gradient, fitted.x, jac=hessian, tol=1e-15).x
+    np.testing.assert_allclose(root, fitted.x, rtol=1e-6)
+    return root
+
+
+LARGE_RESIDUALS = {
+    "exponential": (Exponential, (3.0, 1.1, 0.7), 0.5),
+    "exponential, noise as large": (Exponential, (3.0, 1.1, 0.7), 1.0),
+    "two exponentials": (TwoExponentials, (2.0, 3.0, 1.0, 0.4), 0.02),
+}
+by_large_residual = pytest.mark.parametrize("name", LARGE_RESIDUALS)
+
+
+@by_large_residual
+def test_polished_parameters_equal_scipy_to_nine_digits(name):
+    curve, truth, noise = LARGE_RESIDUALS[name]
+    x, y = noisy(curve, truth, noise)
+    module = curve()
+    expected = scipy_minimum(module, x, y)
+    result = run(LevenbergMarquardt(module), torch.tensor(x), torch.tensor(y))
+    assert result.status == "converged"
+    np.testing.assert_allclose(flat(module).numpy(), expected, rtol=1e-9)
+    outputs = module(torch.tensor(x)).detach()
+    torch.testing.assert_close(result.outputs[:, 0], outputs, rtol=0, atol=0)
+    assert result.loss == pytest.approx(float((outputs - torch.tensor(y)).square().mean()) / 2, rel=1e-13)
+    assert result.cosine < 1e-12
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-8])
+def test_polished_parameters_do_not_depend_on_the_tolerances(tolerance):
+    x, y = noisy(Exponential, (3.0, 1.1, 0.7), 0.5)
+    module = Exponential()
+    expected = scipy_minimum(module, x, y)
+    tolerances = dict.fromkeys(("ftol", "xtol", "gtol"), tolerance)
+    assert run(LevenbergMarquardt(module, **tolerances), torch.tensor(x), torch.tensor(y)).status == "converged"
+    np.testing.assert_allclose(flat(module).numpy(), expected, rtol=1e-9)
+
+
+@by_large_residual
+@pytest.mark.parametrize("lr", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("solver", ["auto", "svd"])
+@pytest.mark.parametrize("acceleration", [False, True])
+def test_the_loss_of_a_curve_never_rises_beyond_rounding(name, lr, solver, acceleration):
+    curve, truth, noise = LARGE_RESIDUALS[name]
+    x, y = map(torch.tensor, noisy(curve, truth, noise))
+    module = curve()
+    optimizer = LevenbergMarquardt(module, lr=lr, solver=solver, acceleration=acceleration)
+
+    @torch.no_grad()
+    def objective():
+        return float((module(x) - y).square().mean()) / 2
+
+    for _ in range(100):
+        before, last = flat(module), objective()
+        result = optimizer.step(x, y)
+        assert objective() <= last * (1 + 1e-11)  # 1e3 eps in each of few polishing steps
+        assert result.loss == pytest.approx(objective(), rel=1e-12)
+        assert result.accepted or torch.equal(flat(module), before)
+        if result.status != "running":
+            break
+    assert result.status == "converged"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("noise", [0.0, 0.1], ids=["exact", "noisy"])
+def test_a_rank_deficient_curve_converges(dtype, solver, noise):
+    class Product(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.theta = nn.Parameter(torch.tensor([1.0, 2.0], dtype=dtype))
+
+        def forward(self, x):
+            return self.theta[0] * self.theta[1] * x
+
+    x = torch.linspace(0, 4, 40).double()
+    y = 3 * x + noise * draw(40, seed=0)
+    module = Product()
+    result = run(LevenbergMarquardt(module, solver=solver), x.to(dtype), y.to(dtype), steps=60)
+    slope = float(x @ y / (x @ x))
+    assert result.status == "converged"
+    assert float(flat(module).prod()) == pytest.approx(slope, rel=1e-7 if dtype == torch.float64 else 1e-5)
+
+
+@pytest.mark.parametrize("solver", ["auto", "qr"])
+def test_float32_curves_end_at_the_minimum(solver):
+    x, y = noisy(Exponential, (3.0, 1.1, 0.7), 0.5)
+    expected = scipy_minimum(Exponential(), x, y)
+    module = Exponential().float()
+    result = run(LevenbergMarquardt(module, solver=solver, acceleration=True), torch.tensor(x).float(), torch.tensor(y))
+    assert result.status == "converged"
+    assert result.outputs.dtype == torch.float32
+    np.testing.assert_allclose(flat(module).numpy(), expected, rtol=1e-3)  # sqrt of float32's eps
+
+
+@pytest.mark.parametrize("curve", [Exponential, TwoExponentials])
+def test_exact_data_converge(curve):
+    truth = (3.0, 1.1, 0.7) if curve is Exponential else (2.0, 3.0, 1.0, 0.4)
+    module, x = curve(), torch.linspace(0, 4, 60).double()
+    result = run(LevenbergMarquardt(module), x, torch.tensor(curve.numpy(truth, x.numpy())))
+    assert result.status == "converged"
+    assert sorted(flat(module).tolist()) == pytest.approx(sorted(truth), rel=1e-10)
+
+
+def test_a_flat_valley_is_not_a_minimum():
+    """With steps this small `ftol` passes at once, and an undamped step from here raises the loss."""
+    module = Rosenbrock()
+    damping = NielsenDamping(initial=1e6, scaling="identity")
+    optimizer = LevenbergMarquardt(module, ftol=0.1, damping=damping)
+    first = optimizer.step(*ROSENBROCK)
+    assert first.loss > 0.9 * first.initial_loss
+    assert first.status == "running"
+    assert run(optimizer, *ROSENBROCK, steps=500).status == "converged"
+    assert flat(module).tolist() == pytest.approx([1, 1], abs=1e-6)
+
+
+def test_accepted_says_whether_polishing_moved_the_parameters():
+    """A loose `gtol` passes before the first attempt."""
+    x, y = map(torch.tensor, noisy(Exponential, (3.0, 1.1, 0.7), 0.5))
+    module = Exponential(2.8, 0.97, 0.65)
+    before = flat(module)
+    result = LevenbergMarquardt(module, gtol=0.5).step(x, y)
+    assert result.status == "converged"
+    assert result.attempts == 0
+    assert result.accepted is not torch.equal(flat(module), before)
+
+
+def test_cosine_is_that_of_the_explicit_jacobian():
+    x, y = map(torch.tensor, curve_data(Peak))
+    module = Peak()
+    outputs = module(x)
+    columns = torch.stack([torch.cat([g.reshape(-1) for g in torch.autograd.grad(o, list(module.parameters()),
+                           retain_graph=True)]) for o in outputs])  # fmt: skip
+    residual = (outputs - y).detach()
+    expected = torch.cosine_similarity(columns, residual[:, None].expand_as(columns), dim=0).abs().max()
+    assert LevenbergMarquardt(module).step(x, y).cosine == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_cosine_of_a_failed_start_is_nan():
+    result = LevenbergMarquardt(net()).step(torch.full((3, 2), math.nan).double(), draw(3, 1))
+    assert math.isnan(result.cosine)
+
+
 # --- degenerate problems ---
 
 

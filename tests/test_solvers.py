@@ -242,6 +242,124 @@ def test_a_singular_triangle_gives_none():
     assert QR([(matrix, torch.ones(3).double())], torch.zeros(2).double(), theta).solve(torch.zeros(2).double()) is None
 
 
+# --- factors used again, and problems in some of the parameters ---
+
+
+def explicit(make, penalize):
+    """Return A, r, the penalty, theta and H of one of the problems."""
+    matrix = make()
+    n_rows, n_params = matrix.shape
+    residual, theta, penalty = draw(n_rows, seed=2), draw(n_params, seed=3), penalize(n_params)
+    return matrix, residual, penalty, theta, matrix.T @ matrix + torch.diag(penalty)
+
+
+@by_solver
+@by_problem
+@by_penalty
+def test_apply_inverse_is_that_of_the_explicit_matrix(solver, make, penalize):
+    matrix, residual, penalty, theta, curvature = explicit(make, penalize)
+    problem = solver([(matrix, residual)], penalty, theta)
+    vector = draw(len(theta), seed=5)
+    for scaling in (safe, torch.ones_like):
+        for factor in (1e-2, 1.0, 1e3):
+            damping = factor * scaling(curvature.diagonal())
+            assert problem.factorize(damping)
+            expected = torch.linalg.solve(curvature + torch.diag(damping), vector)
+            torch.testing.assert_close(problem.apply_inverse(vector), expected, rtol=1e-7, atol=1e-9)  # as above
+
+
+@by_solver
+@pytest.mark.parametrize("shape", [(9, 4), (4, 9)], ids=["tall", "wide"])
+def test_apply_inverse_uses_the_last_factors_and_solve_makes_them(solver, shape):
+    matrix, vector, theta = draw(*shape), draw(shape[1], seed=1), draw(shape[1], seed=2)
+    penalty, damping = torch.full_like(theta, 0.1), torch.ones_like(theta)
+    problem = solver([(matrix, draw(shape[0], seed=3))], penalty, theta)
+    problem.factorize(7 * damping)
+    problem.solve(damping)
+    expected = torch.linalg.solve(matrix.T @ matrix + 1.1 * torch.eye(shape[1]).double(), vector)
+    torch.testing.assert_close(problem.apply_inverse(vector), expected, rtol=1e-10, atol=1e-12)
+
+
+@by_solver
+@pytest.mark.parametrize("make", [tall, square], ids=lambda make: make.__name__)
+def test_an_undamped_factorisation_gives_the_least_squares_solution(solver, make):
+    if solver in (DualCholesky, SVD):
+        pytest.skip("these forms divide by the damping")
+    matrix, residual = make(), draw(len(make()), seed=2)
+    zero = torch.zeros(matrix.shape[1]).double()
+    expected = torch.linalg.lstsq(matrix, -residual[:, None], driver="gelsd").solution[:, 0]
+    # cond(A)^2 <= 1e6 for the normal equations
+    torch.testing.assert_close(solver([(matrix, residual)], zero, zero).solve(zero), expected, rtol=1e-8, atol=1e-10)
+
+
+FREE = {
+    "all": lambda p: torch.ones(p, dtype=torch.bool),
+    "all but the first": lambda p: torch.arange(p) > 0,
+    "every second": lambda p: torch.arange(p) % 2 == 1,
+    "only the last": lambda p: torch.arange(p) == p - 1,
+}
+by_free = pytest.mark.parametrize("select", FREE.values(), ids=FREE)
+SEVERAL = [make for make in PROBLEMS if make is not one_by_one]
+
+
+def check_restricted(part, matrix, residual, penalty, theta, free, moved):
+    """Check a problem in the parameters `free` after the step `moved` of the others against the explicit matrices."""
+    reached, kept, pull = residual + matrix @ moved, matrix[:, free], penalty * (theta + moved)
+    curvature = kept.T @ kept + torch.diag(penalty[free])
+    close = {"rtol": 1e-9, "atol": 1e-10}
+    torch.testing.assert_close(part.gradient, kept.T @ reached + pull[free], **close)
+    torch.testing.assert_close(part.diagonal, curvature.diagonal(), **close)
+    norm = math.sqrt(float(reached.square().sum() + (pull * (theta + moved)).sum()))
+    assert part.residual_norm == pytest.approx(norm, rel=1e-9)
+    direction = draw(int(free.sum()), seed=6)
+    torch.testing.assert_close(part.quadratic(direction), direction @ curvature @ direction, **close)
+    for factor in (1e-2, 1.0, 1e3):
+        damping = factor * safe(curvature.diagonal())
+        solution = stacked_solution(kept, reached, penalty[free], theta[free], damping)
+        torch.testing.assert_close(part.solve(damping), solution, rtol=1e-7, atol=1e-9)
+        inverse = torch.linalg.solve(curvature + torch.diag(damping), direction)
+        torch.testing.assert_close(part.apply_inverse(direction), inverse, rtol=1e-7, atol=1e-9)
+
+
+@by_solver
+@pytest.mark.parametrize("make", SEVERAL, ids=lambda make: make.__name__)
+@by_penalty
+@by_free
+def test_restricted_problem_is_that_of_the_remaining_columns(solver, make, penalize, select):
+    matrix, residual, penalty, theta, _ = explicit(make, penalize)
+    free, step = select(len(theta)), draw(len(theta), seed=4)  # what the free ones would do is ignored
+    part = solver(in_chunks(matrix, residual, 3), penalty, theta).restrict(free, step)
+    check_restricted(part, matrix, residual, penalty, theta, free, torch.where(free, 0.0, step))
+
+
+@by_solver
+@pytest.mark.parametrize("make", [tall, wide], ids=lambda make: make.__name__)
+@by_penalty
+def test_restricting_twice_is_restricting_once(solver, make, penalize):
+    matrix, residual, penalty, theta, _ = explicit(make, penalize)
+    n_params = len(theta)
+    first, second = torch.arange(n_params) != 1, torch.arange(n_params) > 2
+    step = draw(n_params, seed=4)
+    part = solver([(matrix, residual)], penalty, theta).restrict(first, step).restrict(second[first], step[first])
+    check_restricted(part, matrix, residual, penalty, theta, second, torch.where(second, 0.0, step))
+
+
+@by_solver
+@pytest.mark.parametrize("make", [tall, wide], ids=lambda make: make.__name__)
+def test_restricting_leaves_the_problem_as_it_was(solver, make):
+    matrix, residual, penalty, theta, curvature = explicit(make, PENALTIES["penalty on some"])
+    problem = solver([(matrix, residual)], penalty, theta)
+    damping, vector, free = safe(curvature.diagonal()), draw(len(theta), seed=5), torch.arange(len(theta)) > 1
+    before = problem.solve(damping), problem.apply_inverse(vector), problem.gradient.clone(), problem.diagonal.clone()
+    norm = problem.residual_norm
+    part = problem.restrict(free, draw(len(theta), seed=4))
+    part.solve(3 * damping[free])
+    after = problem.apply_inverse(vector), problem.solve(damping), problem.gradient, problem.diagonal
+    assert torch.equal(after[0], before[1])
+    assert all(torch.equal(after[i], before[j]) for i, j in ((1, 0), (2, 2), (3, 3)))
+    assert problem.residual_norm == norm
+
+
 def ill_conditioned():
     """Return A (60 x 6) with singular values from 1 to 1e-10 and r = -A d for d of ones."""
     left, right = torch.linalg.qr(draw(60, 6))[0], torch.linalg.qr(draw(6, 6, seed=1))[0]
@@ -309,3 +427,15 @@ def test_choice_of_solver_and_its_reason(name, n_rows, n_params, dtype, expected
     solver, why = choose_solver(name, n_rows, n_params, dtype)
     assert solver is expected
     assert reason in why
+
+
+@pytest.mark.parametrize(
+    ("n_params", "dtype", "expected"),
+    [
+        (solvers.QR_MAX_CURVE_PARAMS, torch.float64, QR),
+        (solvers.QR_MAX_CURVE_PARAMS + 1, torch.float64, Cholesky),
+        (5, torch.float32, Cholesky),
+    ],
+)
+def test_a_curve_gets_qr_up_to_more_parameters(n_params, dtype, expected):
+    assert choose_solver("auto", 1000, n_params, dtype, curve=True)[0] is expected

@@ -60,10 +60,25 @@ class Box:
 
 
 def _side(bounds: Mapping[str, tuple[Any, Any]], name: str, parameter: Tensor, side: int, default: float) -> Tensor:
-    bound = bounds[name][side] if name in bounds else None
-    if bound is None:
-        bound = default
-    return torch.as_tensor(bound).to(parameter.detach()).expand(parameter.shape).reshape(-1)
+    try:
+        pair = bounds.get(name, (None, None))
+        bound = default if pair[side] is None else pair[side]
+        tensor = torch.as_tensor(bound, dtype=parameter.dtype, device=parameter.device)
+        return tensor.detach().expand(parameter.shape).reshape(-1)
+    except (TypeError, IndexError, RuntimeError) as error:
+        raise ValueError(
+            f"`bounds` of {name} must be a pair (lower, upper) of numbers, None or tensors of shape "
+            f"{tuple(parameter.shape)}; got {bounds[name]!r}."
+        ) from error
+
+
+def clip(theta: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Return theta within the box, and on a bound where rounding keeps it just off."""
+    rounding = 4 * torch.finfo(theta.dtype).eps
+    for bound in (lower, upper):
+        near = (theta - bound).abs() <= rounding * bound.abs()
+        theta = torch.where(near & bound.isfinite(), bound, theta)
+    return theta.clamp(lower, upper)
 
 
 def held(theta: Tensor, gradient: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sklm.engine._checks import check_real
 
-RANK_TOLERANCE = 1e-12  # singular values below it, relative to the largest and with columns of norm 1, are rounding
+RANK_ROUNDING = 4096  # singular values, of columns of norm 1, below so many times the machine epsilon are rounding
 
 
 @dataclass(frozen=True)
@@ -101,5 +101,5 @@ def relative_offset(triangle: Tensor, target: Tensor, residual_norm: float) -> f
     if not residual_norm > 0 or not triangle.shape[1] or not bool(torch.isfinite(scaled).all()):
         return 0.0 if residual_norm == 0 or not triangle.shape[1] else math.inf
     left, values, _ = torch.linalg.svd(scaled, full_matrices=False)
-    seen = values > RANK_TOLERANCE * values[0]
+    seen = values > RANK_ROUNDING * torch.finfo(values.dtype).eps * values[0]
     return float(torch.linalg.vector_norm(left[:, seen].T @ target)) / residual_norm

@@ -320,7 +320,9 @@ class ModuleFunction:
             tangent: Tensor = torch.func.jvp(outputs, (point,), (direction,))[1]
             return tangent
 
-        curvature: Tensor = torch.func.jvp(slope, (vector,), (direction,))[1]
+        with warnings.catch_warnings():  # torch's own, when forward mode is first used
+            warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
+            curvature: Tensor = torch.func.jvp(slope, (vector,), (direction,))[1]
         return curvature
 
     def pullback(self, vector: Tensor, cotangent: Tensor, inputs: Any) -> Tensor:

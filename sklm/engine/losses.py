@@ -601,6 +601,15 @@ def _class_weights(criterion: nn.CrossEntropyLoss, outputs: Tensor, targets: Ten
     return weights if criterion.weight is None else weights * criterion.weight.to(outputs)
 
 
+def residual_form(loss: Loss, n_outputs: int) -> tuple[Loss | None, float]:
+    """Return the loss of residuals f - y that `loss` is up to a factor, and the factor; None for other losses."""
+    if isinstance(loss, _Elementwise):
+        return loss, 1.0
+    if isinstance(loss, TorchLoss) and isinstance(loss.twin, _Elementwise):
+        return loss.twin, loss._twin_scale / (1 if loss.sums else n_outputs)
+    return None, 1.0
+
+
 BUILT_IN: dict[str, type[Loss]] = {
     "squared_error": SquaredError,
     "absolute_error": AbsoluteError,

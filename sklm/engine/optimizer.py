@@ -40,7 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from sklm.engine._checks import check_choice, check_integer, check_real
-from sklm.engine.bounds import Box, bounded_step, held
+from sklm.engine.bounds import Box, bounded_step, clip, held
 from sklm.engine.convergence import ConvergenceTests, largest_cosine, relative_offset
 from sklm.engine.damping import Damping, resolve_damping
 from sklm.engine.jacobian import (
@@ -62,7 +62,7 @@ MINIMUM_GAIN_RATIO = 1e-4  # as MINPACK; smaller gains may be rounding
 UNDERDETERMINED_DAMPING = 0.1
 ACCELERATION_RATIO = 0.75  # of Transtrum and Sethna 2012, eq. 15
 POLISH_STEPS = 30
-POLISH_PATIENCE = 3  # steps without a lower offset
+SHORTEST_STEP = 1 / 8  # Gauss-Newton steps overshoot where residuals are large: they are halved down to this
 OFFSET_LIMIT = 1e-3  # of Bates and Watts 1981, "A relative offset orthogonality convergence criterion"
 ROUNDING = 1e3  # times the machine epsilon: of the loss, where residuals are as large as the outputs
 
@@ -474,6 +474,9 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if direction is None or not bool(torch.isfinite(direction).all()):
             return None, math.nan
         step = lr * direction
+        if self.box is not None and lr > 1:
+            step = (theta + step).clamp(lower, upper) - theta
+            inside = False
         if inside:
             damped = (damping * direction.square()).sum()
             predicted = float(lr * ((1 - lr / 2) * problem.quadratic(direction) + damped))
@@ -518,34 +521,36 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             return result
         theta = point.theta if indices is None else point.theta[indices]
         best, offset = point, self._offset(problem, theta, indices)
-        cosine, waited = self._cosine(problem, theta, indices), 0
         size = float((batch.weights @ point.outputs.square()).sum().sqrt())
         rounding = (
             ROUNDING * torch.finfo(theta.dtype).eps * max(1.0, size / problem.residual_norm)
             if problem.residual_norm
             else math.inf
         )
+        length = 1.0
         for _ in range(POLISH_STEPS):
-            step, _ = self._propose((batch, point), indices, problem, torch.zeros_like(theta), 1.0)
+            step, _ = self._propose((batch, best), indices, problem, torch.zeros_like(theta), length)
             if step is None:
                 break
-            point = self._trial(batch, point, step, indices)
-            if not self._reduction((batch, best), point) >= -rounding * abs(best.loss):
+            trial = self._trial(batch, best, step, indices)
+            near = self._reduction((batch, best), trial) >= -rounding * abs(best.loss)
+            if near:
+                found = self._linearize(batch, trial, indices)[0]
+                place = trial.theta if indices is None else trial.theta[indices]
+                lower = self._offset(found, place, indices)
+            if near and lower < offset:
+                best, offset, problem, theta = trial, lower, found, place
+            elif length > SHORTEST_STEP:
+                length /= 2
+            else:
                 break
-            problem = self._linearize(batch, point, indices)[0]
-            theta = point.theta if indices is None else point.theta[indices]
-            lower = self._offset(problem, theta, indices)
-            waited += 1
-            if lower < offset:
-                best, offset, waited = point, lower, 0
-                cosine = self._cosine(problem, theta, indices)
-            if waited == POLISH_PATIENCE:
-                break
-        self.function.assign(best.theta)
-        result = replace(result, loss=best.loss, outputs=best.outputs, cosine=cosine)
-        if result.status == "converged" and rounding < 1 and not offset <= OFFSET_LIMIT:
-            return replace(result, status="running", message="")
-        return result
+        cosine = self._cosine(problem, theta, indices)
+        moved = best is not point
+        if moved:
+            self.function.assign(best.theta)
+        result = replace(result, loss=best.loss, outputs=best.outputs, cosine=cosine, accepted=result.accepted or moved)
+        denied = rounding < 1 and not offset <= OFFSET_LIMIT and result.damping < self.damping.maximum
+        return replace(result, status="running", message="") if denied else result
 
     def _offset(self, problem: SubProblem, theta: Tensor, indices: Tensor | None) -> float:
         """Return how much of the residuals the Jacobian can still explain: |Q'r| / |r| over the free parameters."""
@@ -559,7 +564,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
     def _trial(self, batch: _Batch, point: _Point, step: Tensor, indices: Tensor | None) -> _Point:
         theta = point.theta + step if indices is None else point.theta.index_add(0, indices, step)
         if self.box is not None:
-            theta = theta.clamp(*self.box.select(None, theta))  # the last bit
+            theta = clip(theta, *self.box.select(None, theta))
         outputs = self.function.outputs(theta, batch.inputs, seed=batch.seed, chunk=batch.chunk)
         return self._point(batch, theta, outputs)
 

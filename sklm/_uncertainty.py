@@ -1,0 +1,305 @@
+"""Standard errors, intervals and reports of a fitted regressor: the methods, over `inference`."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from sklearn.utils.validation import check_is_fitted
+
+from sklm import inference
+from sklm._data import KEPT_BYTES, kept_rows
+from sklm._net import LMNet
+from sklm._report import HIGH_CORRELATION, Summary
+from sklm.engine._checks import check_choice, check_real
+from sklm.engine.jacobian import count_samples
+from sklm.engine.losses import residual_form
+from sklm.inference import Inference, Problem
+
+
+class Uncertainty(LMNet):
+    """What a fit says about its parameters; the attributes are computed when they are first read.
+
+    Formulas are in the text of `sklm.inference`.
+    """
+
+    def _finish(self, *, restore: bool) -> None:
+        super()._finish(restore=restore)
+        if self._run.train is not None:
+            self._training_rows = kept_rows(self._run.train)
+            self.__dict__.pop("_inferred", None)
+
+    def _problem(self) -> Problem:
+        """Return module and training rows in float64."""
+        check_is_fitted(self, "module_")
+        data = self.__dict__.get("_training_rows")
+        if data is None:
+            raise AttributeError(
+                "there is no uncertainty without the training rows, which are not kept above "
+                f"{KEPT_BYTES / 2**20:g} MiB nor by `load_params`; fit to fewer rows."
+            )
+        device = torch.device("cpu") if self.device_.type == "mps" else self.device_
+        module = copy.deepcopy(self.module_).to(device, torch.float64).eval()
+        targets = inference.to_float64(data.targets, device)
+        weights = torch.ones(len(data), dtype=torch.float64, device=device)
+        if data.weights is not None:
+            weights = data.weights.to(weights)
+        return Problem(
+            module=module,
+            criterion=copy.deepcopy(self.criterion_).to(device, torch.float64),
+            inputs=inference.to_float64(data.X, device),
+            targets=targets,
+            weights=weights,
+            alpha=self.optimizer_.param_groups[0]["alpha"],
+            bounds=getattr(module, "parameter_bounds", {}),
+            absolute_sigma=bool(self.absolute_sigma),
+        )
+
+    def _infer(self) -> Inference:
+        settings = (self.covariance, self.absolute_sigma)
+        kept = self.__dict__.get("_inferred")
+        if kept is None or kept[0] != settings:
+            kept = settings, inference.infer(self._problem(), self.covariance)
+            self.__dict__["_inferred"] = kept
+        found: Inference = kept[1]
+        return found
+
+    @property
+    def parameters_(self) -> dict[str, float]:
+        """Parameters by name, the fixed ones included; ``name[i, j]`` for the elements of a tensor."""
+        check_is_fitted(self, "module_")
+        return {
+            name if parameter.ndim == 0 else f"{name}[{', '.join(map(str, index))}]": value
+            for name, parameter in self.module_.named_parameters()
+            for index, value in zip(
+                np.ndindex(tuple(parameter.shape)), parameter.detach().reshape(-1).tolist(), strict=True
+            )
+        }
+
+    @property
+    def standard_errors_(self) -> dict[str, float]:
+        """Standard errors by name; nan for parameters that are fixed, at a bound or not identifiable."""
+        found = self._infer()
+        errors = dict(zip(found.names, found.standard_errors.tolist(), strict=True))
+        return {name: errors.get(name, np.nan) for name in self.parameters_}
+
+    @property
+    def covariance_(self) -> np.ndarray:
+        """Covariance of the parameters that are not fixed, (n_params, n_params); nan where there is none."""
+        return self._infer().covariance
+
+    @property
+    def correlation_(self) -> np.ndarray:
+        """Correlation of the parameters that are not fixed, (n_params, n_params)."""
+        return self._infer().correlation
+
+    @property
+    def residual_variance_(self) -> float | np.ndarray:
+        """Weighted sum of squared residuals over the degrees of freedom; for several outputs an array."""
+        return _single(self._infer().residual_variance)
+
+    @property
+    def dof_(self) -> float:
+        """Degrees of freedom n - p, per output; with alpha > 0, p is the effective number of parameters."""
+        found = self._infer()
+        return found.n_samples - found.n_effective / found.n_outputs
+
+    @property
+    def chi_square_(self) -> float:
+        """Weighted sum of squared residuals; the deviance for a Poisson loss."""
+        return self._infer().chi_square
+
+    @property
+    def reduced_chi_square_(self) -> float:
+        """`chi_square_` over the degrees of freedom: near 1 where the weights are 1 / sigma**2 and the model holds."""
+        found = self._infer()
+        dof = self.dof_ * found.n_outputs
+        return found.chi_square / dof if dof > 0 else np.nan
+
+    @property
+    def aic_(self) -> float:
+        """Akaike's criterion n log(chi_square / n) + 2 p; deviance + 2 p for a Poisson loss. As lmfit defines it."""
+        return self._infer().aic
+
+    @property
+    def bic_(self) -> float:
+        """Schwarz's criterion n log(chi_square / n) + p log(n); deviance + p log(n) for a Poisson loss."""
+        return self._infer().bic
+
+    def confidence_intervals(self, level: float = 0.95, method: str = "wald") -> dict[str, tuple[float, float]]:
+        """Return confidence intervals of the parameters.
+
+        Parameters
+        ----------
+        level : float in (0, 1), default=0.95
+        method : {"wald", "profile"}, default="wald"
+            ``"wald"``: estimate plus and minus Student's t times the standard error. ``"profile"``: where the profile
+            likelihood, refitted with the parameter held, has risen to that t squared; follows the curvature of the
+            model, and takes some refits per parameter.
+
+        Returns
+        -------
+        dict of str to (lower, upper)
+            nan where there is no interval; with ``"profile"`` a bound or an infinity where the data set no end.
+        """
+        check_real("level", level, above=0, below=1)
+        check_choice("method", method, ["wald", "profile"])
+        found = self._infer()
+        intervals = dict.fromkeys(self.parameters_, (np.nan, np.nan))
+        if method == "wald":
+            reach = found.quantile(level) * found.standard_errors
+            ends = zip((found.estimates - reach).tolist(), (found.estimates + reach).tolist(), strict=True)
+            return intervals | dict(zip(found.names, ends, strict=True))
+        problem = self._problem()
+        for index, name in enumerate(found.names):
+            lower, upper = inference.profile(problem, found, index, levels=[level])[0][0].tolist()
+            intervals[name] = lower, upper
+        return intervals
+
+    def profile(self, name: str, level: float = 0.99, n_points: int = 25) -> tuple[np.ndarray, np.ndarray]:
+        """Return the profile of a parameter: the signed root z of the likelihood ratio, refitted with it held.
+
+        Parameters
+        ----------
+        name : str
+        level : float in (0, 1), default=0.99
+            The profile spans the interval of this level.
+        n_points : int, default=25
+
+        Returns
+        -------
+        values, z : ndarray of shape (n_points,)
+            A straight line for a linear model; |z| beyond Student's t lies outside the interval.
+        """
+        check_real("level", level, above=0, below=1)
+        found = self._infer()
+        check_choice("name", name, found.names)
+        index = found.names.index(name)
+        _, values, z = inference.profile(self._problem(), found, index, levels=[level], n_points=n_points)
+        return values, z
+
+    def predict_interval(self, X: Any, level: float = 0.95, kind: str = "confidence") -> np.ndarray:
+        """Return intervals of the predictions by the delta method.
+
+        Parameters
+        ----------
+        X : as in `fit`
+        level : float in (0, 1), default=0.95
+        kind : {"confidence", "prediction"}, default="confidence"
+            For the curve, or for a new measurement of weight 1.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, 2) or (n_samples, n_outputs, 2), as y in `fit`
+            Lower and upper ends.
+
+        Raises
+        ------
+        ValueError
+            For a prediction interval where the loss does not tell the noise: Poisson.
+        """
+        check_real("level", level, above=0, below=1)
+        check_choice("kind", kind, ["confidence", "prediction"])
+        found = self._infer()
+        outputs, variance = self._outputs_and_variance(X)
+        if kind == "prediction":
+            loss, _ = residual_form(self.criterion_, found.n_outputs)
+            if loss is None:
+                raise ValueError(f"kind='prediction' needs a loss of residuals; got {self.criterion_}.")
+            noise = np.ones_like(found.residual_variance) if self.absolute_sigma else found.residual_variance
+            variance = variance + noise
+        reach = found.quantile(level) * np.sqrt(variance)
+        ends = [self.criterion_.mean(torch.as_tensor(end)).numpy() for end in (outputs - reach, outputs + reach)]
+        return self._like_y(np.stack(ends, -1))
+
+    def _outputs_and_variance(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return outputs and their variance, both of shape (n_samples, n_outputs), in float64."""
+        found = self._infer()
+        data = self._prediction_data(X)
+        device = torch.device("cpu") if self.device_.type == "mps" else self.device_
+        module = copy.deepcopy(self.module_).to(device, torch.float64).eval()
+        inputs = inference.to_float64(data.X, device)
+        variance = inference.prediction_variance(found, module, inputs, count_samples(inputs))
+        return self._outputs(X).double().numpy(), variance
+
+    def _standard_deviation(self, X: Any) -> np.ndarray:
+        """Return the standard error of the predictions, shaped like them."""
+        outputs, variance = self._outputs_and_variance(X)
+        with torch.enable_grad():
+            leaf = torch.as_tensor(outputs).requires_grad_()
+            (slope,) = torch.autograd.grad(self.criterion_.mean(leaf).sum(), leaf)
+        return self._like_y(np.abs(slope.numpy()) * np.sqrt(variance))
+
+    def _like_y(self, values: np.ndarray) -> np.ndarray:
+        """Drop the axis of the outputs where y in `fit` had none."""
+        raise TypeError("an estimator overrides `_like_y`.")
+
+    def summary(self, level: float = 0.95) -> Summary:
+        """Return a report of the fit.
+
+        Parameters
+        ----------
+        level : float in (0, 1), default=0.95
+            Of the confidence intervals (Wald).
+
+        Returns
+        -------
+        Summary
+            Prints as aligned text, shows as HTML in a notebook, and has `to_frame()`.
+        """
+        found = self._infer()
+        values, errors = self.parameters_, self.standard_errors_
+        intervals = self.confidence_intervals(level)
+        rows, notes = [], []
+        for name, value in values.items():
+            error = errors[name]
+            t = value / error if error > 0 else np.nan
+            p = 2 * stats.t.sf(abs(t), found.dof) if found.dof > 0 else np.nan
+            rows.append([value, error, t, p, *intervals[name]])
+            notes.append(found.reasons.get(name, "") if name in found.names else "fixed")
+        variance = found.residual_variance
+        statistics = {
+            "Loss": str(self.criterion_),
+            "Rows, parameters": f"{found.n_samples}, {len(found.names)}"
+            + (f" ({found.n_effective:.4g} effective)" if self.optimizer_.param_groups[0]["alpha"] else ""),
+            "Degrees of freedom": f"{self.dof_:.6g}",
+            "Residual std. dev.": ", ".join(f"{root:.6g}" for root in np.sqrt(variance)),
+            "Chi-square, reduced": f"{found.chi_square:.6g}, {self.reduced_chi_square_:.6g}",
+            "AIC, BIC": f"{found.aic:.6g}, {found.bic:.6g}",
+            "Covariance": self.covariance + (", sigma as given" if self.absolute_sigma else ""),
+        }
+        correlation = np.abs(np.triu(np.nan_to_num(found.correlation), 1))
+        pairs = np.argwhere(correlation > HIGH_CORRELATION)
+        pairs = pairs[np.argsort(-correlation[tuple(pairs.T)])][:100]
+        return Summary(
+            title=f"{type(self).__name__}: {_title(self.module_)}",
+            names=list(values),
+            table=np.array(rows),
+            notes=notes,
+            statistics=statistics,
+            correlations=[(found.names[i], found.names[j], float(found.correlation[i, j])) for i, j in pairs],
+            level=level,
+            message=self.message_,
+        )
+
+    def _describe(self) -> None:
+        """Say in `message_` what the curvature of a curve tells: bounds reached, parameters not told apart."""
+        if not self.optimizer_.is_curve or self._training_rows is None or not inference.has_covariance(self.criterion_):
+            return
+        found = self._infer()
+        remarks = [f"{name} is {why}" for name, why in found.reasons.items() if why.startswith("at its bound")]
+        remarks += found.unidentified
+        if remarks:
+            self.message_ = f"{self.message_.removesuffix('.')}; {'; '.join(remarks)}."
+
+
+def _single(values: np.ndarray) -> float | np.ndarray:
+    return float(values[0]) if len(values) == 1 else values
+
+
+def _title(module: Any) -> str:
+    described = module.extra_repr()
+    return described or type(module).__name__

@@ -1,0 +1,339 @@
+"""`Curve`: a formula or a Python function of the columns of X and of named parameters, as an `nn.Module`."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import math
+import numbers
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sklm.curves.formula import Formula
+from sklm.curves.start import find_start
+
+Bounds = Mapping[str, tuple[float | None, float | None]]
+
+
+class Curve(nn.Module):
+    """A curve with named parameters, from a formula or a function.
+
+    Usually made by `LMRegressor("a * exp(-b * x)")` or `LMRegressor(curve(f))`, which know the columns.
+
+    Parameters
+    ----------
+    function : str or callable
+        A formula, see `sklm.curves.formula`, or a function ``f(x, a, b)`` that takes the input columns, tensors of
+        shape (n_samples,), and then the parameters, and returns a tensor of shape (n_samples,) made by torch functions.
+        Defaults in its signature are initial values.
+    n_features_in : int, default=1
+        Number of columns of X.
+    feature_names_in : sequence of str, default=None
+        Names of the columns. Names that the formula, or the arguments of the function, share with the columns are
+        inputs; all other names are parameters. Without such names a single column is ``x`` and several are ``x0``,
+        ``x1``, ... in a formula, and a function takes the columns as its leading arguments.
+    bounds : dict of str to (lower, upper), default=None
+        Bounds of parameters; None or an infinity for no bound.
+    fixed : str or sequence of str, default=()
+        Parameters that keep their initial values.
+    **initial : float
+        Initial values by name. Parameters without one start from the data (`init_from_data`).
+
+    Attributes
+    ----------
+    input_columns : list of int
+        Columns of X that the curve uses, in the order in which it takes them.
+    parameter_bounds : dict of str to (lower, upper)
+        Bounds of the parameters that are not fixed.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, bounds that leave no room or exclude an initial value, a fixed parameter without a value,
+        or a curve that uses no column or has no parameter.
+
+    Examples
+    --------
+    >>> from sklm.curves import Curve
+    >>> Curve("a * exp(-b * x)", a=2.0, b=0.0)(torch.zeros(3, 1)).tolist()
+    [2.0, 2.0, 2.0]
+    """
+
+    def __init__(
+        self,
+        function: str | Callable[..., Tensor],
+        /,
+        n_features_in: int = 1,
+        feature_names_in: Sequence[str] | None = None,
+        *,
+        bounds: Bounds | None = None,
+        fixed: str | Iterable[str] = (),
+        **initial: float,
+    ) -> None:
+        super().__init__()
+        self._source: Formula | Callable[..., Tensor]
+        columns = None if feature_names_in is None else [str(name) for name in feature_names_in]
+        if isinstance(function, str):
+            self._source = Formula(function)
+            self._inputs, names = _formula_names(self._source, n_features_in, columns)
+            defaults: dict[str, float] = {}
+        else:
+            self._source = function
+            self._inputs, names, defaults = _function_names(function, n_features_in, columns)
+        self.input_columns = list(self._inputs.values())
+        if not names:
+            raise ValueError(f"`module` {_text(function)} has no parameters to fit besides its inputs {self._inputs}.")
+        _check_names("module__", initial, names, columns)
+        values = {**defaults, **{name: _number(f"module__{name}", value) for name, value in initial.items()}}
+        self._box = _checked_bounds(bounds or {}, names, values)
+        self._given = set(values)
+        held = [fixed] if isinstance(fixed, str) else list(fixed)
+        _check_names("module__fixed: ", dict.fromkeys(held), names, columns)
+        for name in held:
+            if name not in values:
+                raise ValueError(f"`module__fixed` holds {name} at its initial value; pass `module__{name}` too.")
+        for name in names:  # not by register_parameter, which refuses names such as "half"
+            start = values.get(name, _inside(1.0, *self._box.get(name, (-math.inf, math.inf))))
+            parameter = nn.Parameter(torch.tensor(start, dtype=torch.float64), requires_grad=name not in held)
+            self._parameters[name] = parameter
+
+    def keep_inputs(self) -> Curve:
+        """Expect the columns `input_columns` alone, in this order, from now on; return the curve."""
+        self._inputs = {name: i for i, name in enumerate(self._inputs)}
+        return self
+
+    @property
+    def parameter_bounds(self) -> dict[str, tuple[float, float]]:
+        return {name: box for name, box in self._box.items() if self._parameters[name].requires_grad}  # type: ignore[union-attr]
+
+    def extra_repr(self) -> str:
+        return self._source.text if isinstance(self._source, Formula) else _text(self._source)
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Return the curve at the rows of X, shape (n_samples,)."""
+        return self.evaluate(X, dict(self._parameters.items()))
+
+    def evaluate(self, X: Tensor, parameters: Mapping[str, Any]) -> Tensor:
+        """Return the curve at the rows of X for other parameters.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n_samples, n_features_in)
+        parameters : mapping of str to Tensor of shape ()
+            All parameters by name.
+
+        Returns
+        -------
+        Tensor of shape (n_samples,), or what the function returns if it is of higher dimension
+        """
+        like = next(iter(parameters.values()))
+        X = X.reshape(len(X), -1)
+        columns = {name: X[:, i].to(like.dtype) for name, i in self._inputs.items()}
+        try:
+            if isinstance(self._source, Formula):
+                value = self._source({**columns, **parameters}, like)
+            else:
+                value = self._source(**columns, **parameters)
+        except (RuntimeError, TypeError) as error:
+            if "numpy" in str(error).lower():
+                raise ValueError(
+                    f"`module` {_text(self._source)} must be made of torch functions, torch.exp and not numpy.exp; "
+                    f"got: {error}"
+                ) from error
+            raise
+        value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+        return value.expand(len(X)) if value.ndim == 0 else value
+
+    def guess(self, x: Tensor, y: Tensor, weights: Tensor) -> dict[str, float] | None:
+        """Return initial values from data sorted by x, or None for a search; ready models override it."""
+        return None
+
+    def init_from_data(self, X: Tensor, y: Tensor, sample_weight: Tensor | None = None, *, restart: int = 0) -> None:
+        """Set the parameters that have no initial value.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n_samples, n_features_in)
+        y : Tensor of shape (n_samples,)
+        sample_weight : Tensor of shape (n_samples,), default=None
+        restart : int, default=0
+            0 for the best start; k for the k-th best of a random search around it, with all free parameters moved.
+        """
+        if y.ndim > 1 and y.shape[1:] != (1,):
+            return  # a function of several outputs has no common scale to start from
+        y = y.reshape(-1)
+        weights = torch.ones_like(y) if sample_weight is None else sample_weight
+        free = [name for name, p in self._parameters.items() if p is not None and p.requires_grad]
+        start = {name: p.item() for name, p in self._parameters.items() if p is not None}
+        unset = [name for name in free if name not in self._given]
+        if unset and len(self.input_columns) == 1:
+            x = X.reshape(len(X), -1)[:, self.input_columns[0]].to(y.dtype)
+            order = torch.argsort(x, stable=True)
+            guessed = self.guess(x[order], y[order], weights[order])
+            if guessed is not None:
+                start |= {name: guessed[name] for name in unset if math.isfinite(guessed[name])}
+                unset = []
+        moved = free if restart else unset
+        if moved:
+            centers = {name for name in free if name not in unset}
+            start = find_start(self.evaluate, X, y, weights, start, moved, centers, self._box, rank=max(restart - 1, 0))
+        with torch.no_grad():
+            for name in free:
+                self._parameters[name].fill_(_inside(start[name], *self._box.get(name, (-math.inf, math.inf))))  # type: ignore[union-attr]
+
+
+class ReadyCurve(Curve):
+    """A curve with a `function`, a `guess` and default bounds of its own.
+
+    Parameters
+    ----------
+    n_features_in, feature_names_in, bounds, fixed, **initial
+        As in `Curve`; `bounds` overrides the default ones by name.
+    """
+
+    default_bounds: ClassVar[Bounds] = {}
+
+    def __init__(
+        self,
+        n_features_in: int = 1,
+        feature_names_in: Sequence[str] | None = None,
+        *,
+        bounds: Bounds | None = None,
+        fixed: str | Iterable[str] = (),
+        **initial: float,
+    ) -> None:
+        bounds = {**self.default_bounds, **(bounds or {})}
+        super().__init__(self.function, n_features_in, feature_names_in, bounds=bounds, fixed=fixed, **initial)
+
+    @staticmethod
+    def function(x: Tensor, **parameters: Tensor) -> Tensor:
+        """Return the curve at x, shape (n_samples,)."""
+        raise TypeError("a ready curve overrides `function`.")
+
+
+def curve(function: str | Callable[..., Tensor]) -> Callable[..., Curve]:
+    """Return a module factory for a function or a formula, for `LMRegressor(curve(f))`.
+
+    Parameters
+    ----------
+    function : callable or str
+        See `Curve`.
+
+    Returns
+    -------
+    callable
+        Makes a `Curve`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklm import LMRegressor, curve
+    >>> def decay(x, a=1.0, b=1.0):
+    ...     return a * torch.exp(-b * x)
+    >>> x = np.linspace(0, 3, 20)[:, None]
+    >>> model = LMRegressor(curve(decay)).fit(x, 3 * np.exp(-2 * x[:, 0]))
+    >>> {name: round(value, 6) for name, value in model.parameters_.items()}
+    {'a': 3.0, 'b': 2.0}
+    """
+    if not isinstance(function, str) and not callable(function):
+        raise ValueError(f"`function` must be a formula or a function; got {function!r}.")
+    return functools.partial(Curve, function)
+
+
+def is_curve(module: Any) -> bool:
+    """Return whether `module`, as an estimator takes it, is a curve: a formula, a `Curve`, its class or a factory."""
+    kind = module.func if isinstance(module, functools.partial) else module
+    return isinstance(kind, (str, Curve)) or (isinstance(kind, type) and issubclass(kind, Curve))
+
+
+def _formula_names(formula: Formula, n_features: int, columns: list[str] | None) -> tuple[dict[str, int], list[str]]:
+    """Return the inputs (name to column) and the parameters of a formula."""
+    positions = {} if columns is None else {name: i for i, name in enumerate(columns)}
+    inputs = {name: positions[name] for name in formula.names if name in positions}
+    if not inputs:
+        generic = {"x": 0} if n_features == 1 else {f"x{i}": i for i in range(n_features)}
+        inputs = {name: generic[name] for name in formula.names if name in generic}
+        if not inputs:
+            known = [*positions, *generic] if n_features < 20 else [*positions][:20]
+            near = [m for name in formula.names for m in difflib.get_close_matches(name, known, n=1)]
+            raise ValueError(
+                f"`module` {formula.text!r}, read as a formula, uses no column of X; its columns are {', '.join(known)}"
+                + (f"; did you mean {near[0]!r}?" if near else ".")
+            )
+    return inputs, [name for name in formula.names if name not in inputs]
+
+
+def _function_names(
+    function: Callable[..., Tensor], n_features: int, columns: list[str] | None
+) -> tuple[dict[str, int], list[str], dict[str, float]]:
+    """Return inputs, parameters and their defaults of a function."""
+    arguments = inspect.signature(function).parameters
+    for argument in arguments.values():
+        if argument.kind not in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY):
+            raise ValueError(
+                f"`module` {_text(function)} must have named arguments only, the inputs and then the parameters; "
+                f"got {argument}."
+            )
+    positions = {} if columns is None else {name: i for i, name in enumerate(columns)}
+    inputs = {name: positions[name] for name in arguments if name in positions}
+    if not inputs:
+        leading = [n for n, a in arguments.items() if a.default is a.empty and a.kind is a.POSITIONAL_OR_KEYWORD]
+        if len(leading) < n_features:
+            raise ValueError(
+                f"`module` {_text(function)} must take the {n_features} columns of X as its leading arguments; it has "
+                f"{len(leading)} arguments without a default: {', '.join(leading) or 'none'}."
+            )
+        inputs = {name: i for i, name in enumerate(leading[:n_features])}
+    names = [name for name in arguments if name not in inputs]
+    defaults = {name: arguments[name].default for name in names if arguments[name].default is not inspect._empty}
+    return inputs, names, {name: _number(f"default of {name}", value) for name, value in defaults.items()}
+
+
+def _check_names(prefix: str, given: Mapping[str, Any], names: list[str], columns: list[str] | None) -> None:
+    for name in given:
+        if name not in names:
+            near = difflib.get_close_matches(str(name), names, n=1)
+            raise ValueError(
+                f"`{prefix}{name}` is not a parameter of the curve, whose parameters are {', '.join(names)}"
+                + (f"; did you mean {near[0]!r}?" if near else ".")
+            )
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise ValueError(f"`{name}` must be a finite number; got {value!r}.")
+    return float(value)
+
+
+def _checked_bounds(bounds: Any, names: list[str], values: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    if not isinstance(bounds, Mapping):
+        raise ValueError(f"`module__bounds` must be a dict of name to (lower, upper); got {bounds!r}.")
+    _check_names("module__bounds: ", bounds, names, None)
+    checked = {}
+    for name, pair in bounds.items():
+        if not isinstance(pair, Sequence) or len(pair) != 2:
+            raise ValueError(f"`module__bounds` of {name} must be a pair (lower, upper); got {pair!r}.")
+        low, high = (-math.inf if pair[0] is None else pair[0], math.inf if pair[1] is None else pair[1])
+        if not all(isinstance(side, numbers.Real) and not math.isnan(side) for side in (low, high)) or not low < high:
+            raise ValueError(f"`module__bounds` of {name} must be numbers with lower < upper; got {pair!r}.")
+        if name in values and not low <= values[name] <= high:
+            raise ValueError(
+                f"`module__{name}` must lie within its bounds {pair!r}; got {values[name]:g}. Move it or the bounds."
+            )
+        checked[name] = (float(low), float(high))
+    return checked
+
+
+def _inside(value: float, low: float, high: float) -> float:
+    """Return `value`, or where it is not well within its bounds the nearest point that is."""
+    width = high - low
+    margin = 0.01 * width if math.isfinite(width) else 0.0
+    return min(max(value, low + margin), high - margin)
+
+
+def _text(function: Any) -> str:
+    return repr(function) if isinstance(function, str) else str(getattr(function, "__name__", function))

@@ -1,0 +1,224 @@
+"""Formulas: text such as ``"a * exp(-b * x) + c"`` as a function of tensors, without running any of it as Python.
+
+The text is parsed by `ast` and every node must be on the list below: numbers, names, arithmetic, comparisons and calls
+of the functions in `FUNCTIONS`. The tree is then walked node by node, so nothing else can happen, whoever wrote the
+text.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CONSTANTS = {"pi": math.pi}
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "abs": torch.abs,
+    "absolute": torch.abs,
+    "arccos": torch.acos,
+    "arccosh": torch.acosh,
+    "arcsin": torch.asin,
+    "arcsinh": torch.asinh,
+    "arctan": torch.atan,
+    "arctan2": torch.atan2,
+    "arctanh": torch.atanh,
+    "ceil": torch.ceil,
+    "clip": torch.clamp,
+    "cos": torch.cos,
+    "cosh": torch.cosh,
+    "erf": torch.erf,
+    "erfc": torch.erfc,
+    "exp": torch.exp,
+    "exp2": torch.exp2,
+    "expit": torch.sigmoid,
+    "expm1": torch.expm1,
+    "floor": torch.floor,
+    "gammaln": torch.lgamma,
+    "heaviside": torch.heaviside,
+    "hypot": torch.hypot,
+    "log": torch.log,
+    "log10": torch.log10,
+    "log1p": torch.log1p,
+    "log2": torch.log2,
+    "logaddexp": torch.logaddexp,
+    "maximum": torch.maximum,
+    "minimum": torch.minimum,
+    "power": torch.pow,
+    "sign": torch.sign,
+    "sin": torch.sin,
+    "sinc": torch.sinc,
+    "sinh": torch.sinh,
+    "softplus": torch.nn.functional.softplus,
+    "sqrt": torch.sqrt,
+    "square": torch.square,
+    "tan": torch.tan,
+    "tanh": torch.tanh,
+    "where": lambda condition, one, other: torch.where(condition != 0, one, other),
+}
+FUNCTIONS |= {
+    name: FUNCTIONS[other]
+    for name, other in {
+        "acos": "arccos",
+        "acosh": "arccosh",
+        "asin": "arcsin",
+        "asinh": "arcsinh",
+        "atan": "arctan",
+        "atan2": "arctan2",
+        "atanh": "arctanh",
+        "clamp": "clip",
+        "lgamma": "gammaln",
+        "max": "maximum",
+        "min": "minimum",
+        "pow": "power",
+        "sigmoid": "expit",
+    }.items()
+}
+N_ARGUMENTS = {"arctan2": 2, "atan2": 2, "heaviside": 2, "hypot": 2, "logaddexp": 2, "maximum": 2, "max": 2}
+N_ARGUMENTS |= {"minimum": 2, "min": 2, "power": 2, "pow": 2, "where": 3, "clip": 3, "clamp": 3}
+
+OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+    ast.Mod: operator.mod,
+    ast.UAdd: operator.pos,
+    ast.USub: operator.neg,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
+HINTS: dict[type[ast.AST], str] = {
+    ast.BitXor: "for a power write ** instead of ^",
+    ast.BitAnd: "for two conditions multiply them: (x > 0) * (x < 1)",
+    ast.BitOr: "for two conditions use where(...) twice",
+    ast.BoolOp: "for two conditions multiply them: (x > 0) * (x < 1)",
+    ast.IfExp: "write where(condition, a, b)",
+    ast.Attribute: "write the bare name, exp and not np.exp",
+}
+
+
+class Formula:
+    """An expression of named inputs and parameters.
+
+    Parameters
+    ----------
+    text : str
+        Numbers, names, ``+ - * / % **``, comparisons, and functions by their numpy or torch names.
+
+    Attributes
+    ----------
+    names : list of str
+        Names that are neither functions nor constants, in the order of appearance.
+
+    Raises
+    ------
+    ValueError
+        For a text that does not parse or that holds anything else.
+
+    Examples
+    --------
+    >>> Formula("a * exp(-b * x)").names
+    ['a', 'b', 'x']
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        try:
+            tree = ast.parse(text.strip(), mode="eval")
+            self._body = tree.body
+            self.names: list[str] = []
+            self._check(self._body)
+        except SyntaxError as error:
+            raise ValueError(f"`module` {text!r} is not a formula: {error.msg}.") from None
+        except (RecursionError, MemoryError):
+            raise ValueError("`module` is a formula that is nested too deeply.") from None
+
+    def __getstate__(self) -> str:
+        return self.text
+
+    def __setstate__(self, text: str) -> None:
+        self.__init__(text)  # type: ignore[misc]
+
+    def _check(self, node: ast.AST) -> None:
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            return
+        if isinstance(node, ast.Name):
+            self._check_name(node.id)
+        elif isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+            self._check(node.left)
+            self._check(node.right)
+        elif isinstance(node, ast.UnaryOp) and type(node.op) in OPERATORS:
+            self._check(node.operand)
+        elif isinstance(node, ast.Compare) and all(type(op) in OPERATORS for op in node.ops):
+            for part in (node.left, *node.comparators):
+                self._check(part)
+        elif isinstance(node, ast.Call):
+            self._check_call(node)
+        else:
+            kind = type(node.op) if isinstance(node, (ast.BinOp, ast.UnaryOp)) else type(node)
+            hint = HINTS.get(kind, "use numbers, names, + - * / % **, comparisons and functions")
+            raise ValueError(f"`module` {self.text!r} has {ast.unparse(node)!r}, which a formula cannot hold; {hint}.")
+
+    def _check_name(self, name: str) -> None:
+        if name in FUNCTIONS:
+            raise ValueError(f"`module` {self.text!r} uses the function {name} as a name; call it, or rename.")
+        if name not in CONSTANTS and name not in self.names:
+            self.names.append(name)
+
+    def _check_call(self, node: ast.Call) -> None:
+        name = ast.unparse(node.func)
+        if name.rpartition(".")[2] in FUNCTIONS and name not in FUNCTIONS:
+            raise ValueError(f"`module` {self.text!r} has {name!r}; write the bare name {name.rpartition('.')[2]!r}.")
+        if name not in FUNCTIONS:
+            near = difflib.get_close_matches(name, FUNCTIONS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f". There are {', '.join(sorted(FUNCTIONS))}."
+            raise ValueError(f"`module` {self.text!r} calls {name!r}, which is not a known function{hint}")
+        wanted = N_ARGUMENTS.get(name, 1)
+        if len(node.args) != wanted or node.keywords:
+            raise ValueError(
+                f"`module` {self.text!r}: {name} takes {wanted} argument{'s' * (wanted > 1)}; got "
+                f"{ast.unparse(node)!r}."
+            )
+        for argument in node.args:
+            self._check(argument)
+
+    def __call__(self, values: Mapping[str, Tensor], like: Tensor) -> Any:
+        """Return the value of the formula; `like` gives dtype and device of its numbers."""
+        return self._value(self._body, values, like)
+
+    def _value(self, node: Any, values: Mapping[str, Tensor], like: Tensor) -> Any:
+        def value(part: ast.AST) -> Any:
+            return self._value(part, values, like)
+
+        def tensor(number: Any) -> Tensor:
+            return torch.as_tensor(number, dtype=like.dtype, device=like.device)
+
+        if isinstance(node, ast.Constant):
+            return node.value
+        if isinstance(node, ast.Name):
+            return values[node.id] if node.id in values else CONSTANTS[node.id]
+        if isinstance(node, ast.BinOp):
+            left, right = value(node.left), value(node.right)
+            if not isinstance(left, Tensor) and not isinstance(right, Tensor):
+                left = tensor(left)  # no huge integers, no division by zero of Python
+            return OPERATORS[type(node.op)](left, right)
+        if isinstance(node, ast.UnaryOp):
+            return OPERATORS[type(node.op)](value(node.operand))
+        if isinstance(node, ast.Compare):
+            parts = [value(node.left), *map(value, node.comparators)]
+            holds = tensor(1.0)
+            for op, left, right in zip(node.ops, parts[:-1], parts[1:], strict=True):
+                holds = holds * OPERATORS[type(op)](left, right)
+            return holds
+        return FUNCTIONS[node.func.id](*(tensor(value(argument)) for argument in node.args))

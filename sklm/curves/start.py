@@ -1,0 +1,152 @@
+"""Where a curve starts when nobody says: a random search over the scales of the data, evaluated as one batch.
+
+A rate has the scale of 1 / x, a position that of x, an exponent is near one, and so on; nothing tells which parameter
+is what, so every candidate draws a role for each. Parameters that enter linearly (found by comparing derivatives) are
+not drawn but solved for, candidate by candidate, which leaves few dimensions to search (the idea of variable
+projection: Golub and Pereyra 1973).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+N_CANDIDATES = 2048
+MAX_ROWS = 128  # of the data: enough to rank starts
+
+Evaluate = Callable[[Tensor, Mapping[str, Any]], Tensor]
+
+
+def find_start(
+    evaluate: Evaluate,
+    X: Tensor,
+    y: Tensor,
+    weights: Tensor,
+    start: Mapping[str, float],
+    moved: list[str],
+    centers: set[str],
+    box: Mapping[str, tuple[float, float]],
+    *,
+    rank: int = 0,
+) -> dict[str, float]:
+    """Return `start` with the parameters `moved` set to the candidate of this rank.
+
+    Parameters
+    ----------
+    evaluate : callable
+        ``evaluate(X, parameters)`` gives the curve, shape (n_samples,).
+    X, y, weights : Tensor of shape (n_samples, n_features), (n_samples,) and (n_samples,)
+    start : mapping of str to float
+        All parameters.
+    moved : list of str
+        Parameters to set.
+    centers : set of str
+        Those of them whose candidates scatter around their value in `start`.
+    box : mapping of str to (lower, upper)
+        Bounds.
+    rank : int
+        0 is the best candidate.
+    """
+    rows = torch.linspace(0, len(y) - 1, min(MAX_ROWS, len(y)), device=y.device).round().long()
+    order = torch.argsort(X.reshape(len(X), -1)[:, 0], stable=True)[rows]
+    X, y, weights = X[order], y[order], weights[order]
+    names = list(start)
+    places = {name: i for i, name in enumerate(names)}
+
+    def outputs(vector: Tensor) -> Tensor:
+        return evaluate(X, dict(zip(names, vector.unbind(), strict=True)))
+
+    candidates = y.new_tensor([start[name] for name in names]).repeat(N_CANDIDATES, 1)
+    for name in moved:
+        around = start[name] if name in centers else None
+        candidates[:, places[name]] = _clip(_draw(X, y, around, box.get(name)), box.get(name))
+    linear = [
+        places[name] for name in _linear(outputs, candidates, [places[n] for n in moved if n not in centers], names)
+    ]
+    if linear:
+        candidates = _solve_linear(outputs, candidates, linear, y, weights)
+        for name in moved:
+            candidates[:, places[name]] = _clip(candidates[:, places[name]], box.get(name))
+    values = torch.vmap(outputs)(candidates)
+    losses = ((values - y).square() * weights).sum(1)
+    losses = torch.where(torch.isfinite(losses), losses, torch.inf)
+    best = candidates[torch.argsort(losses)[rank]]
+    return dict(zip(names, best.tolist(), strict=True))
+
+
+def _clip(values: Tensor, bounds: tuple[float, float] | None) -> Tensor:
+    return values if bounds is None else values.clamp(*bounds)
+
+
+def _draw(X: Tensor, y: Tensor, around: float | None, bounds: tuple[float, float] | None) -> Tensor:
+    """Return values for one parameter of all candidates."""
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(N_CANDIDATES, dtype=y.dtype).to(y.device)
+
+    if around is not None:
+        factor = torch.randn(N_CANDIDATES, dtype=y.dtype).to(y.device).exp()
+        return around * factor if around else factor.log()
+    if bounds is not None and all(map(math.isfinite, bounds)):
+        return uniform(*bounds)
+    columns = X.reshape(len(X), -1)
+    spans = (columns.amax(0) - columns.amin(0)).tolist()
+    column = int(torch.randint(columns.shape[1], (1,)))
+    low, high = float(columns[:, column].min()), float(columns[:, column].max())
+    span = spans[column] or abs(high) or 1.0
+    roles = [
+        10 ** uniform(-1, 1.5) / span,  # a rate
+        uniform(low, high),  # a position
+        span * 10 ** uniform(-2, 0.3),  # a width
+        10 ** uniform(-1, 0.8),  # an exponent, or another pure number
+        uniform(float(y.min()), float(y.max())),  # a level
+    ]
+    role = torch.randint(len(roles), (N_CANDIDATES,)).to(y.device)
+    values = torch.stack(roles)[role, torch.arange(N_CANDIDATES, device=y.device)]
+    flip = (torch.rand(N_CANDIDATES) < 0.25).to(y.device) & (role != 1)
+    return torch.where(flip, -values, values)
+
+
+def _linear(outputs: Callable[[Tensor], Tensor], candidates: Tensor, places: list[int], names: list[str]) -> list[str]:
+    """Return the parameters among `places` that enter linearly, given all others."""
+    found: list[int] = []
+    one, other = candidates[0], candidates[1]
+    for place in places:
+        trial = [*found, place]
+        moved = one.clone()
+        moved[trial] = other[trial] + 1.0
+        before, after = torch.func.jacfwd(outputs)(one)[:, trial], torch.func.jacfwd(outputs)(moved)[:, trial]
+        if bool(torch.isfinite(before).all()) and torch.allclose(before, after, rtol=1e-9, atol=1e-12):
+            found = trial
+    return [names[place] for place in found]
+
+
+def _solve_linear(
+    outputs: Callable[[Tensor], Tensor], candidates: Tensor, linear: list[int], y: Tensor, weights: Tensor
+) -> Tensor:
+    """Return the candidates with their linear parameters at the weighted least-squares solution."""
+    candidates = candidates.clone()
+    candidates[:, linear] = 0.0
+
+    def base_and_slopes(vector: Tensor) -> tuple[Tensor, Tensor]:
+        def of_linear(part: Tensor) -> Tensor:
+            return outputs(vector.index_copy(0, torch.tensor(linear, device=vector.device), part))
+
+        zero = vector[linear]
+        slopes = [torch.func.jvp(of_linear, (zero,), (unit,))[1] for unit in torch.eye(len(linear)).to(vector)]
+        return of_linear(zero), torch.stack(slopes, 1)
+
+    base, slopes = torch.vmap(base_and_slopes)(candidates)
+    root = weights.sqrt()
+    slopes, target = slopes * root[:, None], (y - base) * root
+    norms = slopes.square().sum(1).sqrt()
+    norms = torch.where((norms > 0) & torch.isfinite(norms), norms, 1.0)
+    slopes = torch.nan_to_num(slopes / norms[:, None], 0.0, 0.0, 0.0)
+    gram = slopes.mT @ slopes + 1e-10 * torch.eye(len(linear)).to(slopes)
+    right = slopes.mT @ torch.nan_to_num(target, 0.0, 0.0, 0.0)[:, :, None]
+    candidates[:, linear] = torch.linalg.solve(gram, right)[:, :, 0] / norms
+    return candidates
