@@ -21,7 +21,6 @@ import copy
 import dis
 import inspect
 import math
-import secrets
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -34,7 +33,6 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
 from skorch.history import History
 from torch import Tensor, nn
@@ -51,9 +49,18 @@ from sklm._data import (
     validate_columns,
     validate_inputs,
 )
+from sklm._device import (
+    DTYPES,
+    checked_random_state,
+    draw_seed,
+    dtype_name,
+    is_available,
+    resolve_device,
+    resolve_dtype,
+)
 from sklm.curves import Curve, curve, is_curve
 from sklm.engine import LevenbergMarquardt
-from sklm.engine._checks import check_choice, check_integer, check_keywords, check_real, did_you_mean
+from sklm.engine._checks import check_integer, check_keywords, check_real, did_you_mean
 from sklm.engine.damping import resolve_damping
 from sklm.engine.jacobian import call_module, check_output, map_tensors, preserved_rng, take, tensors
 from sklm.engine.losses import Loss, resolve_loss
@@ -73,7 +80,6 @@ HINTS = {
 # Where a curve's first run has not converged: from the same start with another scaling, and ten times the epochs.
 SECOND_SCALING, SECOND_EPOCHS = "identity", 10
 RESTART_SEED = 2**31  # far from the seeds that follow one another within a run
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class StopTraining(KeyboardInterrupt):
@@ -253,9 +259,9 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 raise ValueError(
                     f"`batch_size` must be an integer >= 1, or -1 for all samples; got {self.batch_size!r}."
                 ) from None
-        _resolve_device(self.device)
-        _dtype_name(self.dtype)
-        _check_random_state(self.random_state)
+        resolve_device(self.device)
+        dtype_name(self.dtype)
+        checked_random_state(self.random_state)
         check_real("validation_fraction", self.validation_fraction, above=0, below=1)
         check_integer("n_iter_no_change", self.n_iter_no_change, minimum=1)
         check_integer("verbose", int(self.verbose) if isinstance(self.verbose, bool) else self.verbose, minimum=0)
@@ -281,7 +287,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         if y is None:
             raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
         if reset:
-            self.device_ = _resolve_device(self.device)
+            self.device_ = resolve_device(self.device)
         arrays = self._validate_inputs(X, reset=reset)
         labels, targets = self._encode(y, reset=reset, classes=classes)
         one = next(iter(arrays.values())) if isinstance(arrays, dict) else arrays
@@ -291,8 +297,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             sample_weight = sample_weight.detach().cpu() if isinstance(sample_weight, Tensor) else sample_weight
             weights = _check_sample_weight(sample_weight, labels, dtype=np.float64, ensure_non_negative=True)
         if reset:
-            dtype = "float64" if is_curve(self.module) and _dtype_name(self.dtype) == "auto" else self.dtype
-            self.dtype_ = _resolve_dtype(dtype, arrays, self.device_)
+            dtype = "float64" if is_curve(self.module) and dtype_name(self.dtype) == "auto" else self.dtype
+            self.dtype_ = resolve_dtype(dtype, arrays, self.device_)
         convert = partial(to_tensors, dtype=self.dtype_, device=self.device_)
         data = Data(convert(arrays), labels, convert(targets), None if weights is None else convert(weights))
         if weights is not None and not weights.all():
@@ -334,7 +340,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         if is_dataset(X):
             X, _ = load_dataset(X)
         arrays = self._validate_inputs(X, reset=False)
-        dtype = torch.promote_types(self.dtype_, _resolve_dtype("auto", arrays, self.device_))
+        dtype = torch.promote_types(self.dtype_, resolve_dtype("auto", arrays, self.device_))
         return TensorData(to_tensors(arrays, dtype, self.device_))
 
     def _to_data(self, part: Any) -> TensorData:
@@ -398,9 +404,9 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         """
         self._validate_params()
         if not hasattr(self, "dtype_"):
-            self.device_ = _resolve_device(self.device)
-            self.dtype_ = DTYPES.get(_dtype_name(self.dtype), torch.float64)
-        self._split_seed = _draw_seed(self.random_state)
+            self.device_ = resolve_device(self.device)
+            self.dtype_ = DTYPES.get(dtype_name(self.dtype), torch.float64)
+        self._split_seed = draw_seed(self.random_state)
         self._initialize_parts(None, self._split_seed)
         return self
 
@@ -561,7 +567,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         batch = data.take(slice(0, n_probe))
         if any(is_lazy(parameter) for parameter in self.module_.parameters()):
             with torch.no_grad(), preserved_rng(self.device_):
-                torch.manual_seed(_draw_seed(self.random_state))
+                torch.manual_seed(draw_seed(self.random_state))
                 call_module(self.module_, batch[0])
         module = copy.deepcopy(self.module_).eval()
         with torch.no_grad(), preserved_rng(self.device_):
@@ -665,7 +671,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
 
         What a run leaves on the estimator is in its `__dict__`, so a copy of that keeps the best one.
         """
-        seed = _draw_seed(self.random_state)
+        seed = draw_seed(self.random_state)
         best: dict[str, Any] = {}
         try:
             for restart in range(self.n_init):
@@ -931,7 +937,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         BaseEstimator.__setstate__(self, state)
         if not self.initialized_ or self.device_.type == "cpu":
             return
-        if not _is_available(self.device_):
+        if not is_available(self.device_):
             warnings.warn(
                 f"fitted on {self.device_}, which is not available here; the estimator is now on the CPU.",
                 skorch.exceptions.DeviceWarning,
@@ -984,61 +990,3 @@ def _raised_by_callback(interrupt: KeyboardInterrupt, callbacks: list[Any]) -> b
     raised = dis.opname[traceback.tb_frame.f_code.co_code[traceback.tb_lasti]] == "RAISE_VARARGS"  # not by a signal
     holders = [value for frame in [*frames, traceback.tb_frame] for value in frame.f_locals.values()]
     return raised and any(value is callback for value in holders for callback in callbacks)
-
-
-def _draw_seed(random_state: Any) -> int:
-    """Return a seed from `random_state`; for None a fresh one, without touching NumPy's global generator."""
-    if random_state is None:
-        return secrets.randbits(31)
-    return int(_check_random_state(random_state).randint(2**31 - 1))
-
-
-def _check_random_state(random_state: Any) -> Any:
-    try:
-        return check_random_state(random_state)
-    except ValueError:
-        raise ValueError(
-            "`random_state` must be None, an integer from 0 to 2**32 - 1 or a RandomState instance; "
-            f"got {random_state!r}."
-        ) from None
-
-
-def _resolve_device(device: Any) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise ValueError(
-            f"`device` must be 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or another torch device; got {device!r}."
-        ) from None
-    if not _is_available(resolved):
-        raise ValueError(f"`device={device!r}` is not available on this machine; pass 'auto' or 'cpu'.")
-    return resolved
-
-
-def _is_available(device: torch.device) -> bool:
-    if device.type == "cpu":
-        return True
-    backend: Any = getattr(torch, device.type, None)
-    return hasattr(backend, "is_available") and backend.is_available() and (device.index or 0) < backend.device_count()
-
-
-def _dtype_name(dtype: Any) -> str:
-    name = str(dtype).removeprefix("torch.")
-    if isinstance(dtype, type) and issubclass(dtype, np.generic):
-        name = np.dtype(dtype).name
-    return check_choice("dtype", name, ["auto", *DTYPES])
-
-
-def _resolve_dtype(dtype: Any, arrays: Any, device: torch.device) -> torch.dtype:
-    name = _dtype_name(dtype)
-    if name == "auto":
-        parts = list(arrays.values()) if isinstance(arrays, Mapping) else [arrays]
-        real = [part.dtype for part in parts if part.dtype.kind == "f"]
-        name = "float32" if real and all(kind == np.float32 for kind in real) else "float64"
-        if device.type == "mps":
-            name = "float32"
-    elif name == "float64" and device.type == "mps":
-        raise ValueError("`device='mps'` has no float64; pass `dtype='float32'` or `device='cpu'`.")
-    return DTYPES[name]

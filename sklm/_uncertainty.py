@@ -26,6 +26,12 @@ class Uncertainty(LMNet):
     Formulas are in the text of `sklm.inference`.
     """
 
+    def _validate_params(self) -> None:
+        super()._validate_params()
+        check_choice("covariance", self.covariance, ["classical", "sandwich"])
+        if not isinstance(self.absolute_sigma, (bool, np.bool_)):
+            raise ValueError(f"`absolute_sigma` must be True or False; got {self.absolute_sigma!r}.")
+
     def _finish(self, *, restore: bool) -> None:
         super()._finish(restore=restore)
         if self._run.train is not None:
@@ -59,7 +65,7 @@ class Uncertainty(LMNet):
         )
 
     def _infer(self) -> Inference:
-        settings = (self.covariance, self.absolute_sigma)
+        settings = (check_choice("covariance", self.covariance, ["classical", "sandwich"]), self.absolute_sigma)
         kept = self.__dict__.get("_inferred")
         if kept is None or kept[0] != settings:
             kept = settings, inference.infer(self._problem(), self.covariance)

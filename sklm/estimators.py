@@ -28,9 +28,12 @@ class LMRegressor(RegressorMixin, Uncertainty):
 
     Parameters
     ----------
-    module : type, callable or torch.nn.Module, default=MLP
-        Class, factory function or instance; an instance is copied, never trained in place. ``n_features_in``,
-        ``n_outputs`` and ``feature_names_in`` (None without names) are passed when its signature asks for them; further
+    module : type, callable, torch.nn.Module or str, default=MLP
+        A formula such as ``"a * exp(-b * x) + c"``, or a Python function as ``sklm.curve(f)``, see `sklm.curves`: names
+        of columns are inputs, the others parameters, with initial values ``module__a=...``, ``module__bounds`` and
+        ``module__fixed``. Or a class, factory function or instance; an instance is copied, never trained in place.
+        ``n_features_in``, ``n_outputs`` and ``feature_names_in`` (None without names) are passed when its signature
+        asks for them; further
         arguments are ``module__name``. Returns (n_samples,) or (n_samples, n_outputs). Where it has a method
         ``init_from_data(X, y)``, with an optional ``sample_weight``, this is called with the training tensors before
         the first step.
@@ -58,7 +61,10 @@ class LMRegressor(RegressorMixin, Uncertainty):
         L2 penalty on weight matrices (parameters with two or more dimensions, so not on the constants of a curve), as
         scikit-learn's MLP; on the scale of the loss, so in squared units of y for the squared error.
     max_epochs : int, default=100
-        Passes over the data in one call of `fit` or `partial_fit`; a full batch makes one step per epoch.
+        Passes over the data in one call of `fit` or `partial_fit`; a full batch makes one step per epoch. A curve (any
+        module without weight matrices) that has not converged by then is fitted a second time by `fit`, from the same
+        start with ``damping__scaling="identity"`` and up to ten times as many epochs, if damping is left at its
+        default; the better fit is kept.
     batch_size : int, default=-1
         Samples per step; -1 is the full batch, otherwise batches are drawn anew every epoch.
     ftol, xtol, gtol : float or None, default=1e-8
@@ -95,12 +101,23 @@ class LMRegressor(RegressorMixin, Uncertainty):
     device : str or torch.device, default="auto"
         ``"auto"`` is CUDA where there is a GPU, else the CPU.
     dtype : {"auto", "float32", "float64"} or torch.dtype, default="auto"
-        ``"auto"`` is float32 for float32 X, else float64.
+        ``"auto"`` is float32 for float32 X, else float64; always float64 for a curve of `sklm.curves`.
     **kwargs
         ``module__...``, ``criterion__...``, ``damping__...``, ``selection__...``, ``callbacks__...``.
 
     Attributes
     ----------
+    parameters_, standard_errors_ : dict of str to float
+        Parameters of the fitted module and their standard errors by name; nan where there is none, and `summary` says
+        why.
+    covariance_, correlation_ : ndarray of shape (n_params, n_params)
+        Of the parameters that are not fixed, in the order of `parameters_`.
+    residual_variance_ : float, or ndarray of shape (n_outputs,)
+        Weighted sum of squared residuals over the degrees of freedom.
+    dof_ : float
+        Rows minus parameters, per output; with ``alpha > 0`` minus the effective number of parameters.
+    chi_square_, reduced_chi_square_, aic_, bic_ : float
+        As lmfit defines them.
     module_ : torch.nn.Module
         The fitted module.
     optimizer_ : sklm.LevenbergMarquardt
@@ -145,6 +162,15 @@ class LMRegressor(RegressorMixin, Uncertainty):
     >>> model = LMRegressor(module__hidden_layer_sizes=(3,), early_stopping=True, random_state=0).fit(X, y)
     >>> model.predict(X[:2]).shape
     (2,)
+
+    A curve, its parameters and their standard errors (data: Misra1a of NIST):
+
+    >>> x = [[77.6], [114.9], [141.1], [190.8], [239.9], [289], [332.8], [378.4], [434.8], [477.3], [536.8], [593.1]]
+    >>> y = [10.07, 14.73, 17.94, 23.93, 29.61, 35.18, 40.02, 44.82, 50.76, 55.05, 61.01, 66.40, 75.47, 81.78]
+    >>> x += [[689.1], [760]]
+    >>> curve = LMRegressor("b1 * (1 - exp(-b2 * x))", module__b1=500, module__b2=1e-4).fit(x, y)
+    >>> {name: f"{value:.4g} +- {curve.standard_errors_[name]:.1g}" for name, value in curve.parameters_.items()}
+    {'b1': '238.9 +- 3', 'b2': '0.0005502 +- 7e-06'}
     """
 
     def __init__(

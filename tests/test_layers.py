@@ -17,7 +17,7 @@ ROWS = [
     {"sklm.estimators"},
     {"sklm._uncertainty"},
     {"sklm._net"},
-    {"sklm._data", "sklm.inference", "sklm._report"},
+    {"sklm._data", "sklm._device", "sklm.inference", "sklm._report"},
     {"sklm.engine"},
     {"sklm.modules", "sklm.curves"},
 ]
@@ -25,6 +25,7 @@ THIRD_PARTY = {
     "sklm.displays": {"numpy", "matplotlib", "sklearn", "torch"},
     "sklm.estimators": {"numpy", "sklearn", "torch"},
     "sklm._net": {"numpy", "scipy", "sklearn", "skorch", "torch"},
+    "sklm._device": {"numpy", "sklearn", "torch"},
     "sklm._data": {"numpy", "scipy", "sklearn", "torch"},
     "sklm._uncertainty": {"numpy", "scipy", "sklearn", "torch"},
     "sklm.inference": {"numpy", "scipy", "torch"},

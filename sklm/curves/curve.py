@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import inspect
@@ -170,8 +171,9 @@ class Curve(nn.Module):
         free = [name for name, p in self._parameters.items() if p is not None and p.requires_grad]
         start = {name: p.item() for name, p in self._parameters.items() if p is not None}
         unset = [name for name in free if name not in self._given]
-        if unset and len(self.input_columns) == 1:
-            x = X.reshape(len(X), -1)[:, self.input_columns[0]].to(y.dtype)
+        changed = free if restart else unset
+        if unset and len(self._inputs) == 1:
+            x = X.reshape(len(X), -1)[:, next(iter(self._inputs.values()))].to(y.dtype)
             order = torch.argsort(x, stable=True)
             guessed = self.guess(x[order], y[order], weights[order])
             if guessed is not None:
@@ -180,9 +182,12 @@ class Curve(nn.Module):
         moved = free if restart else unset
         if moved:
             centers = {name for name in free if name not in unset}
-            start = find_start(self.evaluate, X, y, weights, start, moved, centers, self._box, rank=max(restart - 1, 0))
+            with contextlib.suppress(RuntimeError):  # a function that torch cannot batch starts from 1
+                start = find_start(
+                    self.evaluate, X, y, weights, start, moved, centers, self._box, rank=max(restart - 1, 0)
+                )
         with torch.no_grad():
-            for name in free:
+            for name in changed:
                 self._parameters[name].fill_(_inside(start[name], *self._box.get(name, (-math.inf, math.inf))))  # type: ignore[union-attr]
 
 

@@ -9,6 +9,7 @@ projection: Golub and Pereyra 1973).
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -64,14 +65,14 @@ def find_start(
     for name in moved:
         around = start[name] if name in centers else None
         candidates[:, places[name]] = _clip(_draw(X, y, around, box.get(name)), box.get(name))
-    linear = [
-        places[name] for name in _linear(outputs, candidates, [places[n] for n in moved if n not in centers], names)
-    ]
-    if linear:
-        candidates = _solve_linear(outputs, candidates, linear, y, weights)
-        for name in moved:
-            candidates[:, places[name]] = _clip(candidates[:, places[name]], box.get(name))
-    values = torch.vmap(outputs)(candidates)
+    with warnings.catch_warnings():  # torch's own, when forward mode is first used
+        warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
+        linear = _linear(outputs, candidates, [places[name] for name in moved if name not in centers])
+        if linear:
+            candidates = _solve_linear(outputs, candidates, linear, y, weights)
+            for name in moved:
+                candidates[:, places[name]] = _clip(candidates[:, places[name]], box.get(name))
+        values = torch.vmap(outputs)(candidates)
     losses = ((values - y).square() * weights).sum(1)
     losses = torch.where(torch.isfinite(losses), losses, torch.inf)
     best = candidates[torch.argsort(losses)[rank]]
@@ -111,7 +112,7 @@ def _draw(X: Tensor, y: Tensor, around: float | None, bounds: tuple[float, float
     return torch.where(flip, -values, values)
 
 
-def _linear(outputs: Callable[[Tensor], Tensor], candidates: Tensor, places: list[int], names: list[str]) -> list[str]:
+def _linear(outputs: Callable[[Tensor], Tensor], candidates: Tensor, places: list[int]) -> list[int]:
     """Return the parameters among `places` that enter linearly, given all others."""
     found: list[int] = []
     one, other = candidates[0], candidates[1]
@@ -122,7 +123,7 @@ def _linear(outputs: Callable[[Tensor], Tensor], candidates: Tensor, places: lis
         before, after = torch.func.jacfwd(outputs)(one)[:, trial], torch.func.jacfwd(outputs)(moved)[:, trial]
         if bool(torch.isfinite(before).all()) and torch.allclose(before, after, rtol=1e-9, atol=1e-12):
             found = trial
-    return [names[place] for place in found]
+    return found
 
 
 def _solve_linear(

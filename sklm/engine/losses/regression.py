@@ -1,0 +1,177 @@
+"""Losses of real-valued targets."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sklm.engine._checks import check_real
+from sklm.engine.losses.base import Curvature, Loss, residual_and_diagonal
+
+
+class Elementwise(Loss):
+    """Regression losses that are sums of rho(f - y) over the outputs, with weight psi(r) / r."""
+
+    task = "regression"
+
+    @abc.abstractmethod
+    def _rho(self, residual: Tensor) -> Tensor: ...
+
+    @abc.abstractmethod
+    def _weight(self, residual: Tensor) -> Tensor: ...
+
+    def value(self, outputs: Tensor, targets: Any) -> Tensor:
+        return self._rho(outputs - targets).sum(1)
+
+    def gradient(self, outputs: Tensor, targets: Any) -> Tensor:
+        residual = outputs - targets
+        return self._weight(residual) * residual
+
+    def ggn(self, outputs: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
+        residual = outputs - targets
+        root = self._weight(residual).sqrt()
+        return root * residual, torch.diag_embed(root)
+
+
+class SquaredError(Elementwise):
+    """Half the squared error, |f - y|^2 / 2 per sample.
+
+    Parameters
+    ----------
+    curvature : {"ggn", "sqrt"}, default="ggn"
+    """
+
+    def _rho(self, residual: Tensor) -> Tensor:
+        return residual.square() / 2
+
+    def _weight(self, residual: Tensor) -> Tensor:
+        return torch.ones_like(residual)
+
+
+class AbsoluteError(Elementwise):
+    """Absolute error, sum of |f - y| per sample: fits the median.
+
+    Parameters
+    ----------
+    smoothing : float, default=1e-8
+        Residuals below it, in units of y, count as this large in the weight 1 / |r|; the value is exact everywhere.
+    curvature : {"ggn", "sqrt"}, default="ggn"
+    """
+
+    def __init__(self, *, smoothing: float = 1e-8, curvature: Curvature | None = None) -> None:
+        super().__init__(curvature=curvature)
+        self.smoothing = check_real("criterion__smoothing", smoothing, above=0)
+
+    def _rho(self, residual: Tensor) -> Tensor:
+        return residual.abs()
+
+    def _weight(self, residual: Tensor) -> Tensor:
+        return 1 / residual.abs().clamp_min(self.smoothing)
+
+
+class _Robust(Elementwise):
+    def __init__(self, *, delta: float = 1.0, curvature: Curvature | None = None) -> None:
+        super().__init__(curvature=curvature)
+        self.delta = check_real("criterion__delta", delta, above=0)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(delta={self.delta:g})"
+
+
+class Huber(_Robust):
+    """Huber's loss: r^2 / 2 for |r| <= delta, else delta (|r| - delta / 2). The ``"huber"`` of scipy's `least_squares`.
+
+    Parameters
+    ----------
+    delta : float, default=1.0
+        Residual, in units of y, from which a point counts as an outlier (scipy: ``f_scale``).
+    curvature : {"ggn", "sqrt"}, default="ggn"
+    """
+
+    def _rho(self, residual: Tensor) -> Tensor:
+        size = residual.abs()
+        return torch.where(size <= self.delta, residual.square() / 2, self.delta * (size - self.delta / 2))
+
+    def _weight(self, residual: Tensor) -> Tensor:
+        return self.delta / residual.abs().clamp_min(self.delta)
+
+
+class SoftL1(_Robust):
+    """Smooth absolute error, delta^2 (sqrt(1 + (r / delta)^2) - 1). The ``"soft_l1"`` of scipy's `least_squares`.
+
+    Parameters
+    ----------
+    delta : float, default=1.0
+        Residual, in units of y, at which the loss turns from quadratic to linear (scipy: ``f_scale``).
+    curvature : {"ggn", "sqrt"}, default="ggn"
+    """
+
+    def _rho(self, residual: Tensor) -> Tensor:
+        square = (residual / self.delta).square()
+        return self.delta**2 * square / (1 + (1 + square).sqrt())
+
+    def _weight(self, residual: Tensor) -> Tensor:
+        return (1 + (residual / self.delta).square()).rsqrt()
+
+
+class Cauchy(_Robust):
+    """Cauchy's loss, delta^2 / 2 log(1 + (r / delta)^2). The ``"cauchy"`` of scipy's `least_squares`.
+
+    Parameters
+    ----------
+    delta : float, default=1.0
+        Residual, in units of y, at which the loss turns from quadratic to logarithmic (scipy: ``f_scale``).
+    curvature : {"ggn", "sqrt"}, default="ggn"
+    """
+
+    def _rho(self, residual: Tensor) -> Tensor:
+        return self.delta**2 / 2 * (residual / self.delta).square().log1p()
+
+    def _weight(self, residual: Tensor) -> Tensor:
+        return 1 / (1 + (residual / self.delta).square())
+
+
+class Poisson(Loss):
+    """Half the Poisson deviance.
+
+    Parameters
+    ----------
+    log_link : bool, default=True
+        Whether the module returns the logarithm of the expected count, or the expected count itself. The curvature of
+        the latter is the Fisher information 1 / f.
+    curvature : {"ggn", "sqrt"}, default="ggn"
+    """
+
+    task = "regression"
+
+    def __init__(self, *, log_link: bool = True, curvature: Curvature | None = None) -> None:
+        super().__init__(curvature=curvature)
+        self.log_link = log_link
+
+    def value(self, outputs: Tensor, targets: Any) -> Tensor:
+        mean = outputs.exp() if self.log_link else outputs
+        product = targets * outputs if self.log_link else torch.xlogy(targets, outputs)
+        deviance = mean - product - targets + torch.xlogy(targets, targets)
+        if not self.log_link:
+            deviance = torch.where(outputs < 0, torch.nan, deviance)  # no count is below 0
+        return deviance.clamp_min(0).sum(1)
+
+    def gradient(self, outputs: Tensor, targets: Any) -> Tensor:
+        return outputs.exp() - targets if self.log_link else 1 - targets / outputs
+
+    def ggn(self, outputs: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
+        curvature = outputs.exp() if self.log_link else 1 / outputs
+        return residual_and_diagonal(self.gradient(outputs, targets), curvature)
+
+    def check_targets(self, targets: Tensor) -> None:
+        if bool((targets < 0).any()):
+            raise ValueError(f"{self} needs y >= 0; got {targets.min().item():g}. Pass another criterion.")
+
+    def link(self, targets: Tensor) -> Tensor:
+        return targets.clamp_min(0.5).log() if self.log_link else targets  # half a count stands for none
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        return outputs.exp() if self.log_link else outputs
