@@ -62,7 +62,7 @@ from sklm.curves import Curve, curve, is_curve
 from sklm.engine import LevenbergMarquardt
 from sklm.engine._checks import check_integer, check_keywords, check_real, did_you_mean
 from sklm.engine.damping import resolve_damping
-from sklm.engine.jacobian import call_module, check_output, map_tensors, preserved_rng, take, tensors
+from sklm.engine.jacobian import call_module, check_output, flat_output, map_tensors, preserved_rng, take, tensors
 from sklm.engine.losses import Loss, resolve_loss
 from sklm.engine.selection import resolve_selection
 
@@ -572,13 +572,9 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         module = copy.deepcopy(self.module_).eval()
         with torch.no_grad(), preserved_rng(self.device_):
             outputs = check_output(call_module(module, map_tensors(torch.clone, batch[0]))).to(self.dtype_)
-        if outputs.shape[:1] != (n_probe,):
-            raise ValueError(
-                "`module` must return one row per sample, (n_samples,) or (n_samples, n_outputs); for "
-                f"{n_probe} samples it returned shape {tuple(outputs.shape)}."
-            )
+        flat = flat_output(outputs, n_probe)
         self._check_samples_apart(module, batch[0], outputs, data.targets)
-        return outputs.reshape(n_probe, -1)
+        return flat
 
     def _check_samples_apart(self, module: nn.Module, inputs: Any, outputs: Tensor, targets: Tensor) -> None:
         """Raise when the output for a sample depends on the other samples; a module that draws cannot be told."""

@@ -84,6 +84,16 @@ def check_output(output: Any) -> Tensor:
     return output
 
 
+def flat_output(output: Tensor, n_samples: int) -> Tensor:
+    """Return outputs as (n_samples, n_outputs), or raise where they are not one row per sample."""
+    if output.shape[:1] != (n_samples,):
+        raise ValueError(
+            "`module` must return one row per sample, (n_samples,) or (n_samples, n_outputs); for "
+            f"{n_samples} samples it returned shape {tuple(output.shape)}."
+        )
+    return output.reshape(n_samples, -1)
+
+
 def call_module(module: nn.Module, inputs: Any) -> Any:
     """Call `module` with its inputs, see `split_arguments`."""
     arguments, keywords = split_arguments(inputs)
@@ -249,7 +259,7 @@ class ModuleFunction:
         With a `seed`, random numbers are those that `rows` draws for the same seed and `chunk` (samples at once).
         """
         if seed is None:
-            return self._flat(self._call(vector, inputs), count_samples(inputs))
+            return flat_output(self._call(vector, inputs), count_samples(inputs))
 
         def one(sample: Any) -> Tensor:
             return self._one(vector, sample)
@@ -341,14 +351,6 @@ class ModuleFunction:
     def _one(self, vector: Tensor, sample: Any) -> Tensor:
         """Return the outputs for one sample, shape (n_outputs,)."""
         return self._call(vector, map_tensors(lambda tensor: tensor[None], sample)).reshape(-1)
-
-    def _flat(self, output: Tensor, n_samples: int) -> Tensor:
-        if output.shape[:1] != (n_samples,):
-            raise ValueError(
-                "`module` must return one row per sample, (n_samples,) or (n_samples, n_outputs); for "
-                f"{n_samples} samples it returned shape {tuple(output.shape)}."
-            )
-        return output.reshape(n_samples, -1)
 
     def _over_samples(
         self,

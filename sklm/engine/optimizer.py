@@ -233,6 +233,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if jacobian_max_rows not in (None, "auto"):
             check_integer("jacobian_max_rows", jacobian_max_rows, minimum=1)
         self.tests = ConvergenceTests(ftol=ftol, xtol=xtol, gtol=gtol)
+        self.penalized = self.function.per_element(lambda parameter: parameter.ndim >= 2)
         self.box = Box(bounds, self.function.parameters) if bounds else None
         self.acceleration = acceleration
         self.seed = secrets.randbits(48) if seed is None else check_integer("seed", seed, minimum=0)
@@ -307,8 +308,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         weights = _normalized(weights, n_samples, theta)
         total = n_samples if weights is None else float(weights.sum())
         share = theta.new_full((n_samples,), 1 / total) if weights is None else weights / total
-        penalized = function.per_element(lambda parameter: parameter.ndim >= 2)
-        penalty = group["alpha"] / total * penalized.to(theta)
+        penalty = group["alpha"] / total * self.penalized.to(theta)
 
         before = rng_state(function.device)
         outputs = function.outputs(theta, inputs)
@@ -622,6 +622,7 @@ _OWN_ATTRIBUTES = (
     "max_attempts",
     "jacobian_max_rows",
     "tests",
+    "penalized",
     "box",
     "acceleration",
     "is_curve",

@@ -1,0 +1,537 @@
+"""Pictures of a fit: `FitDisplay` (data, curve, bands, residuals) and `ProfileDisplay` (profiles of the parameters).
+
+As scikit-learn's displays: `from_estimator` computes and draws, the arrays are attributes, `plot` draws them again.
+Everything comes from public methods of the fitted estimator.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
+
+
+class FitDisplay:
+    """Data, fitted curve, confidence and prediction bands, and the residuals below.
+
+    Made by `FitDisplay.from_estimator`. All parameters are stored as attributes.
+
+    Parameters
+    ----------
+    x, y, predicted, residuals : ndarray of shape (n_samples,)
+        Values of the input column, targets, predictions and what the lower panel shows of their difference.
+    sigma : ndarray of shape (n_samples,), default=None
+        Lengths of the error bars; nan for none.
+    grid, curve : ndarray of shape (n_points,), default=None
+        The fitted curve; without it the predictions are drawn as points.
+    confidence, prediction : ndarray of shape (n_points, 2), default=None
+        Lower and upper ends of the bands on `grid`.
+    level : float, default=0.95
+        Of the bands.
+    x_label, y_label, residual_label : str
+        Labels of the axes.
+
+    Attributes
+    ----------
+    figure_ : matplotlib Figure
+    axes_ : ndarray of matplotlib Axes
+        The panel of the fit, and of the residuals where there is one.
+    ax_, residual_ax_ : matplotlib Axes
+        The same; `residual_ax_` is None where a single `ax` was passed.
+    points_ : matplotlib ErrorbarContainer
+        The data.
+    line_ : matplotlib Line2D
+        The curve, or the predictions as points.
+    confidence_band_, prediction_band_ : matplotlib PolyCollection or None
+    residual_points_ : matplotlib Line2D or None
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklm import LMRegressor
+    >>> from sklm.displays import FitDisplay
+    >>> x = np.linspace(0, 3, 20)[:, None]
+    >>> y = 3 * np.exp(-2 * x[:, 0]) + 0.1 * np.cos(30 * x[:, 0])
+    >>> model = LMRegressor("a * exp(-b * x)").fit(x, y)
+    >>> display = FitDisplay.from_estimator(model, x, y)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        *,
+        x: np.ndarray,
+        y: np.ndarray,
+        predicted: np.ndarray,
+        residuals: np.ndarray,
+        sigma: np.ndarray | None = None,
+        grid: np.ndarray | None = None,
+        curve: np.ndarray | None = None,
+        confidence: np.ndarray | None = None,
+        prediction: np.ndarray | None = None,
+        level: float | None = 0.95,
+        x_label: str = "x",
+        y_label: str = "y",
+        residual_label: str = "residual",
+    ) -> None:
+        self.x, self.y, self.predicted, self.residuals, self.sigma = x, y, predicted, residuals, sigma
+        self.grid, self.curve, self.confidence, self.prediction, self.level = grid, curve, confidence, prediction, level
+        self.x_label, self.y_label, self.residual_label = x_label, y_label, residual_label
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: Any,
+        *,
+        sample_weight: Any = None,
+        level: float | None = 0.95,
+        n_points: int = 300,
+        feature: int | str | None = None,
+        output: int | str = 0,
+        ax: Any = None,
+        point_kwargs: dict[str, Any] | None = None,
+        line_kwargs: dict[str, Any] | None = None,
+    ) -> FitDisplay:
+        """Compute and draw.
+
+        Parameters
+        ----------
+        estimator : LMRegressor
+            Fitted.
+        X : array, frame or tensor of shape (n_samples, n_features)
+        y : array of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array of shape (n_samples,), default=None
+            As in `fit`. The residuals are then divided by their standard deviation: ``1 / sqrt(sample_weight)`` with
+            ``absolute_sigma=True``, which also gives error bars to the data, else that times the residual standard
+            deviation. There is no prediction band, as the weight of a new measurement is not known.
+        level : float in (0, 1) or None, default=0.95
+            Of the bands; None draws none. There is no prediction band for a Poisson loss.
+        n_points : int, default=300
+            Points of the curve: half of them evenly spaced, the others evenly spread over the gaps between the data, so
+            that the curve stays smooth on a logarithmic axis too.
+        feature : int or str, default=None
+            Column of X to draw against, by position or name. Not needed where the module uses one column; the other
+            columns are then those of the first row. Where it uses several, predictions are drawn as points, without
+            bands.
+        output : int or str, default=0
+            Column of y to draw, by position or name.
+        ax : matplotlib Axes, or two of them, default=None
+            Two for fit and residuals; one for the fit alone. None makes a new figure.
+        point_kwargs, line_kwargs : dict, default=None
+            For the data (`matplotlib.axes.Axes.errorbar`) and the curve (`matplotlib.axes.Axes.plot`).
+
+        Returns
+        -------
+        FitDisplay
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib.
+        ValueError
+            For another estimator, a module of several columns without `feature`, or an unknown column.
+        """
+        _pyplot(f"{cls.__name__}.from_estimator")
+        _check_regressor(cls, estimator)
+        _check_points(n_points)
+        X, n_features = _table(X)
+        names = _column_names(X, n_features, getattr(estimator, "feature_names_in_", None))
+        used = list(getattr(estimator.module_, "input_columns", range(n_features)))
+        if feature is None and len(used) != 1:
+            listed = ", ".join(names[i] for i in used[:10]) + (", ..." if len(used) > 10 else "")
+            raise ValueError(f"the module uses {len(used)} columns: {listed}; pass `feature`, the one to draw against.")
+        column = used[0] if feature is None else _position("feature", feature, names)
+        x = np.asarray(X.iloc[:, column] if hasattr(X, "iloc") else np.asarray(X)[:, column], dtype=float)
+        targets, target_names = _targets(y)
+        place = _position("output", output, target_names)
+        check_consistent_length(x, targets, sample_weight)
+        predicted = estimator.predict(X).reshape(len(x), -1)[:, place]
+        target = targets[:, place]
+        residuals, sigma, label = _residuals(estimator, target - predicted, sample_weight, place)
+        display = cls(
+            x=x,
+            y=target,
+            predicted=predicted,
+            residuals=residuals,
+            sigma=sigma,
+            level=level,
+            x_label=names[column],
+            y_label=target_names[place],
+            residual_label=label,
+        )
+        if used == [column]:
+            display._add_curve(estimator, X, column, n_points, place, weighted=sample_weight is not None)
+        return display.plot(ax, point_kwargs=point_kwargs, line_kwargs=line_kwargs)
+
+    def _add_curve(self, estimator: Any, X: Any, column: int, n_points: int, place: int, *, weighted: bool) -> None:
+        self.grid = _grid(self.x, n_points)
+        table = _along(X, column, self.grid)
+        self.curve = estimator.predict(table).reshape(n_points, -1)[:, place]
+        if self.level is None:
+            return
+        self.confidence = estimator.predict_interval(table, level=self.level).reshape(n_points, -1, 2)[:, place]
+        noise = np.atleast_1d(estimator.residual_variance_)
+        if not weighted and (estimator.absolute_sigma or not np.isnan(noise).all()):  # nan for a Poisson loss
+            band = estimator.predict_interval(table, level=self.level, kind="prediction")
+            self.prediction = band.reshape(n_points, -1, 2)[:, place]
+
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        point_kwargs: dict[str, Any] | None = None,
+        line_kwargs: dict[str, Any] | None = None,
+    ) -> FitDisplay:
+        """Draw.
+
+        Parameters
+        ----------
+        ax, point_kwargs, line_kwargs
+            As in `from_estimator`.
+
+        Returns
+        -------
+        FitDisplay
+        """
+        plt = _pyplot(f"{type(self).__name__}.plot")
+        if ax is None:
+            _, ax = plt.subplots(
+                2, 1, sharex=True, figsize=(6.4, 5.4), height_ratios=[3, 1], layout="constrained", squeeze=True
+            )
+        self.axes_ = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
+        if len(self.axes_) > 2:
+            raise ValueError(f"`ax` must be one or two axes; got {len(self.axes_)}.")
+        self.ax_, self.residual_ax_ = self.axes_[0], self.axes_[1] if len(self.axes_) == 2 else None
+        self.figure_ = self.ax_.figure
+        points = _styles({"fmt": "o", "color": "0.25", "markersize": 4, "label": "data", "zorder": 2}, point_kwargs)
+        self._plot_fit(self.ax_, points, line_kwargs)
+        self.residual_points_ = None
+        if self.residual_ax_ is None:
+            self.ax_.set_xlabel(self.x_label)
+        else:
+            self._plot_residuals(self.residual_ax_, points)
+        return self
+
+    def _plot_fit(self, ax: Any, points: dict[str, Any], line_kwargs: dict[str, Any] | None) -> None:
+        self.points_ = ax.errorbar(self.x, self.y, yerr=self.sigma, **points)
+        self.confidence_band_ = self.prediction_band_ = None
+        if self.grid is None:
+            style = {"color": "C0", "linestyle": "", "marker": "x", "label": "prediction", "zorder": 3}
+            (self.line_,) = ax.plot(self.x, self.predicted, **_styles(style, line_kwargs))
+        else:
+            style = _styles({"color": "C0", "label": "fit", "zorder": 3}, line_kwargs)
+            (self.line_,) = ax.plot(self.grid, self.curve, **style)
+            color = self.line_.get_color()
+            percent = f"{100 * (self.level or 0):g} %"
+            if self.confidence is not None:
+                self.confidence_band_ = ax.fill_between(
+                    self.grid, *self.confidence.T, color=color, alpha=0.3, lw=0, label=f"{percent} confidence"
+                )
+            if self.prediction is not None:
+                self.prediction_band_ = ax.fill_between(
+                    self.grid, *self.prediction.T, color=color, alpha=0.12, lw=0, label=f"{percent} prediction"
+                )
+        ax.set_ylabel(self.y_label)
+        ax.legend()
+
+    def _plot_residuals(self, ax: Any, points: dict[str, Any]) -> None:
+        ax.axhline(0, color=self.line_.get_color(), linewidth=1, zorder=1)
+        style = {"color": points["color"], "markersize": points["markersize"]}
+        (self.residual_points_,) = ax.plot(self.x, self.residuals, "o", **style)
+        largest = np.max(np.abs(self.residuals), where=np.isfinite(self.residuals), initial=0.0)
+        if largest > 0:
+            ax.set_ylim(-1.2 * largest, 1.2 * largest)
+        ax.set(xlabel=self.x_label, ylabel=self.residual_label)
+        if self.ax_.get_shared_x_axes().joined(self.ax_, ax):
+            self.ax_.tick_params(labelbottom=False)
+        else:
+            self.ax_.set_xlabel(self.x_label)
+        if self.figure_ is ax.figure:
+            self.figure_.align_ylabels([self.ax_, ax])
+
+
+class ProfileDisplay:
+    """Profile of every parameter: the signed root z of the likelihood ratio against its value.
+
+    Where z is as straight as the Wald line, the standard error tells all; where it bends, the profile interval is the
+    better one (Bates and Watts 1988, section 6.1). Made by `ProfileDisplay.from_estimator`; all parameters are stored
+    as attributes.
+
+    Parameters
+    ----------
+    values, z : dict of str to ndarray of shape (n_points,)
+        The profiles by parameter.
+    estimates, standard_errors : dict of str to float
+        For the Wald line (value - estimate) / standard error.
+    intervals : dict of str to (lower, upper)
+        Profile intervals to mark.
+    quantile : float
+        |z| at the ends of these intervals.
+    interval_level : float, default=0.95
+        Of these intervals.
+
+    Attributes
+    ----------
+    figure_ : matplotlib Figure
+    axes_ : ndarray of matplotlib Axes
+        One per parameter.
+    lines_, wald_lines_, ends_ : list of matplotlib Line2D
+        Profiles, Wald lines and marked ends of the intervals, one per parameter.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklm import LMRegressor
+    >>> from sklm.displays import ProfileDisplay
+    >>> x = np.linspace(0, 3, 20)[:, None]
+    >>> y = 3 * np.exp(-2 * x[:, 0]) + 0.1 * np.cos(30 * x[:, 0])
+    >>> model = LMRegressor("a * exp(-b * x)").fit(x, y)
+    >>> display = ProfileDisplay.from_estimator(model, ["b"])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        *,
+        values: dict[str, np.ndarray],
+        z: dict[str, np.ndarray],
+        estimates: dict[str, float],
+        standard_errors: dict[str, float],
+        intervals: dict[str, tuple[float, float]],
+        quantile: float,
+        interval_level: float = 0.95,
+    ) -> None:
+        self.values, self.z, self.estimates, self.standard_errors = values, z, estimates, standard_errors
+        self.intervals, self.quantile, self.interval_level = intervals, quantile, interval_level
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        names: str | Sequence[str] | None = None,
+        *,
+        level: float = 0.99,
+        interval_level: float = 0.95,
+        n_points: int = 25,
+        ax: Any = None,
+        line_kwargs: dict[str, Any] | None = None,
+    ) -> ProfileDisplay:
+        """Compute and draw; takes some refits per point.
+
+        Parameters
+        ----------
+        estimator : LMRegressor
+            Fitted, with the squared error or a likelihood.
+        names : str or sequence of str, default=None
+            Parameters, of `parameters_`; None for all that have a standard error.
+        level : float in (0, 1), default=0.99
+            The profiles span the intervals of this level.
+        interval_level : float in (0, level], default=0.95
+            Level of the intervals that are marked.
+        n_points : int, default=25
+            Points per profile.
+        ax : matplotlib Axes or array of them, default=None
+            One per parameter. None makes a new figure.
+        line_kwargs : dict, default=None
+            For the profiles (`matplotlib.axes.Axes.plot`).
+
+        Returns
+        -------
+        ProfileDisplay
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib.
+        ValueError
+            For another estimator, an unknown name, or a parameter without a standard error.
+        """
+        _pyplot(f"{cls.__name__}.from_estimator")
+        _check_regressor(cls, estimator)
+        _check_points(n_points)
+        if not 0 < interval_level <= level:
+            raise ValueError(f"`interval_level` must be in (0, level={level}]; got {interval_level}.")
+        estimates, errors = estimator.parameters_, estimator.standard_errors_
+        identified = [name for name, error in errors.items() if error > 0]
+        chosen = identified if names is None else [names] if isinstance(names, str) else list(names)
+        unknown = [name for name in chosen if name not in identified]
+        if unknown or not chosen:
+            raise ValueError(
+                f"`names` must be parameters with a standard error, {', '.join(identified) or 'of which there is none'}"
+                f"; got {', '.join(unknown) or 'none'}. `summary()` says why one is missing."
+            )
+        wald = estimator.confidence_intervals(level=interval_level)[chosen[0]]
+        profiles = {name: estimator.profile(name, level=level, n_points=n_points) for name in chosen}
+        intervals = estimator.confidence_intervals(level=interval_level, method="profile")
+        return cls(
+            values={name: values for name, (values, _) in profiles.items()},
+            z={name: z for name, (_, z) in profiles.items()},
+            estimates={name: estimates[name] for name in chosen},
+            standard_errors={name: errors[name] for name in chosen},
+            intervals={name: intervals[name] for name in chosen},
+            quantile=(wald[1] - wald[0]) / 2 / errors[chosen[0]],
+            interval_level=interval_level,
+        ).plot(ax, line_kwargs=line_kwargs)
+
+    def plot(self, ax: Any = None, *, line_kwargs: dict[str, Any] | None = None) -> ProfileDisplay:
+        """Draw.
+
+        Parameters
+        ----------
+        ax, line_kwargs
+            As in `from_estimator`.
+
+        Returns
+        -------
+        ProfileDisplay
+        """
+        plt = _pyplot(f"{type(self).__name__}.plot")
+        n_panels = len(self.values)
+        if ax is None:
+            n_columns = n_panels if n_panels <= 3 else 2 if n_panels == 4 else 3
+            n_rows = -(-n_panels // n_columns)
+            size = (3.4 * n_columns + 0.6, 2.9 * n_rows + 0.5)
+            _, ax = plt.subplots(n_rows, n_columns, sharey=True, squeeze=False, figsize=size, layout="constrained")
+            for unused in ax.ravel()[n_panels:]:
+                unused.remove()
+            ax = ax.ravel()[:n_panels]
+        self.axes_ = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
+        if len(self.axes_) != n_panels:
+            raise ValueError(f"`ax` must be {n_panels} axes, one per parameter; got {len(self.axes_)}.")
+        self.figure_ = self.axes_[0].figure
+        self.lines_, self.wald_lines_, self.ends_ = [], [], []
+        style = _styles({"color": "C0", "label": "profile"}, line_kwargs)
+        for name, panel in zip(self.values, self.axes_, strict=True):
+            self._plot_panel(panel, name, style)
+            panel.set_xlabel(name)
+            if panel.get_subplotspec() is None or panel.get_subplotspec().is_first_col():
+                panel.set_ylabel("signed root z")
+        self.axes_[0].legend(loc="upper left")
+        return self
+
+    def _plot_panel(self, ax: Any, name: str, style: dict[str, Any]) -> None:
+        values, z = self.values[name], self.z[name]
+        finite = np.isfinite(z)
+        percent = f"{100 * self.interval_level:g} %"
+        for height in (-self.quantile, self.quantile):
+            ax.axhline(height, color="0.6", linewidth=0.8, zorder=1)
+        wald = (values - self.estimates[name]) / self.standard_errors[name]
+        self.wald_lines_ += ax.plot(values, wald, color="0.4", linestyle="--", label="Wald")
+        self.lines_ += ax.plot(values[finite], z[finite], **style)
+        ends = np.array(self.intervals[name], dtype=float)
+        ends = ends[np.isfinite(ends)]
+        heights = np.interp(ends, values[finite], z[finite])
+        color = self.lines_[-1].get_color()
+        self.ends_ += ax.plot(ends, heights, "o", color=color, markersize=5, label=f"{percent} interval")
+        reach = 1.15 * max(np.abs(z[finite]).max(), self.quantile)
+        low, high = ax.get_ylim() if ax.get_shared_y_axes().get_siblings(ax) else (0, 0)
+        reach = max(reach, -low if self.lines_[0].axes is not ax else 0, high if self.lines_[0].axes is not ax else 0)
+        ax.set_ylim(-reach, reach)
+
+
+def _pyplot(caller: str) -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(f"`{caller}` needs matplotlib: pip install sklm[plot].") from error
+    return plt
+
+
+def _styles(defaults: dict[str, Any], given: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the defaults overridden by what was given, where "lw" and "linewidth" are one."""
+    from matplotlib.cbook import normalize_kwargs
+    from matplotlib.lines import Line2D
+
+    return {**defaults, **normalize_kwargs(given or {}, Line2D)}
+
+
+def _check_regressor(cls: type, estimator: Any) -> None:
+    check_is_fitted(estimator)
+    if not (hasattr(estimator, "module_") and hasattr(estimator, "predict_interval")):
+        raise ValueError(
+            f"`{cls.__name__}` needs a fitted LMRegressor; got {type(estimator).__name__}. Of a search pass "
+            "`best_estimator_`, of a pipeline its last step and the transformed X."
+        )
+
+
+def _check_points(n_points: Any) -> None:
+    if isinstance(n_points, bool) or not isinstance(n_points, numbers.Integral) or n_points < 2:
+        raise ValueError(f"`n_points` must be an integer >= 2; got {n_points!r}.")
+
+
+def _table(X: Any) -> tuple[Any, int]:
+    """Return a frame as it is, anything else as an array, and its number of columns."""
+    X = X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else X
+    X = X if hasattr(X, "columns") else np.asarray(X)
+    if len(X.shape) != 2:
+        raise ValueError(f"`X` must be a table of shape (n_samples, n_features); got {X!r:.60}.")
+    return X, X.shape[1]
+
+
+def _column_names(X: Any, n_features: int, fitted: Any) -> list[str]:
+    if hasattr(X, "columns"):
+        return [str(name) for name in X.columns]
+    if fitted is not None:
+        return [str(name) for name in fitted]
+    return ["x"] if n_features == 1 else [f"x{i}" for i in range(n_features)]
+
+
+def _targets(y: Any) -> tuple[np.ndarray, list[str]]:
+    """Return y as an array of shape (n_samples, n_outputs), and the names of its columns."""
+    values = np.asarray(y.detach().cpu() if isinstance(y, torch.Tensor) else y, dtype=float)
+    if values.ndim == 1:
+        name = getattr(y, "name", None)
+        return values[:, None], ["y" if name is None else str(name)]
+    if hasattr(y, "columns"):
+        return values, [str(name) for name in y.columns]
+    return values, ["y"] if values.shape[1] == 1 else [f"y{i}" for i in range(values.shape[1])]
+
+
+def _position(parameter: str, key: int | str, names: list[str]) -> int:
+    if isinstance(key, str) and key in names:
+        return names.index(key)
+    if isinstance(key, numbers.Integral) and not isinstance(key, bool) and 0 <= key < len(names):
+        return int(key)
+    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    raise ValueError(f"`{parameter}` must be a column, by position from 0 or name, of {shown}; got {key!r}.")
+
+
+def _residuals(
+    estimator: Any, difference: np.ndarray, sample_weight: Any, place: int
+) -> tuple[np.ndarray, np.ndarray | None, str]:
+    """Return the residuals to draw, the error bars and the label of the residuals."""
+    if sample_weight is None:
+        return difference, None, "residual"
+    weights = np.asarray(sample_weight, dtype=float)
+    sigma = np.full_like(weights, np.nan)  # a row of weight 0 has no residual to speak of
+    sigma[weights > 0] = 1 / np.sqrt(weights[weights > 0])
+    if estimator.absolute_sigma:
+        return difference / sigma, sigma, "residual / sigma"
+    variance = float(np.atleast_1d(estimator.residual_variance_)[place])
+    if not variance > 0:  # no degrees of freedom, or a likelihood
+        return difference, None, "residual"
+    return difference / sigma / np.sqrt(variance), None, "residual / sigma"
+
+
+def _grid(x: np.ndarray, n_points: int) -> np.ndarray:
+    values = np.unique(x)
+    n_between = n_points // 2
+    even = np.linspace(values[0], values[-1], n_points - n_between)
+    between = np.interp(np.linspace(0, len(values) - 1, n_between), np.arange(len(values)), values)
+    return np.sort(np.concatenate([even, between]))
+
+
+def _along(X: Any, column: int, grid: np.ndarray) -> Any:
+    """Return the first row of X repeated, with `grid` in one column, as a table of the same kind."""
+    if hasattr(X, "columns"):
+        cells = {name: np.asarray(X[name])[:1].repeat(len(grid)) for name in X.columns}
+        cells[X.columns[column]] = grid
+        return type(X)(cells)
+    table = np.repeat(X[:1], len(grid), axis=0)
+    table = table if table.dtype.kind in "fO" else table.astype(float)
+    table[:, column] = grid
+    return table
