@@ -613,9 +613,15 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             xtol=self.xtol,
             gtol=self.gtol,
             bounds=getattr(self.module_, "parameter_bounds", None),
-            acceleration=self.batch_size == -1 and all(p.ndim < 2 for p in self.module_.parameters()),
+            acceleration=self._acceleration(run is not None and run.second),
             seed=seed,
         )
+
+    def _acceleration(self, second: bool) -> bool | str:
+        is_curve = all(parameter.ndim < 2 for parameter in self.module_.parameters())
+        if self.batch_size != -1 or not is_curve:
+            return False
+        return True if second else "auto"
 
     def _init_from_data(self, data: TensorData) -> None:
         method = getattr(self.module_, "init_from_data", None)

@@ -202,6 +202,8 @@ class Formula:
             return self._value(part, values, like)
 
         def tensor(number: Any) -> Tensor:
+            if isinstance(number, Tensor):
+                return number
             return torch.as_tensor(number, dtype=like.dtype, device=like.device)
 
         if isinstance(node, ast.Constant):

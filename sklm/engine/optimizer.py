@@ -62,6 +62,7 @@ MINIMUM_GAIN_RATIO = 1e-4  # as MINPACK; smaller gains may be rounding
 UNDERDETERMINED_DAMPING = 0.1
 ACCELERATION_RATIO = 0.75  # of Transtrum and Sethna 2012, eq. 15
 POLISH_STEPS = 30
+POLISHED = 1e-12  # relative offset below which rounding is all that is left
 SHORTEST_STEP = 1 / 8  # Gauss-Newton steps overshoot where residuals are large: they are halved down to this
 OFFSET_LIMIT = 1e-3  # of Bates and Watts 1981, "A relative offset orthogonality convergence criterion"
 ROUNDING = 1e3  # times the machine epsilon: of the loss, where residuals are as large as the outputs
@@ -167,9 +168,10 @@ class LevenbergMarquardt(torch.optim.Optimizer):
     bounds : dict of str to (lower, upper), default=None
         Bounds of parameters by name, respected at every iterate: numbers or tensors of the parameter's shape, None for
         no bound.
-    acceleration : bool, default=False
+    acceleration : bool or "auto", default=False
         Geodesic acceleration: a second-order correction of every step, which helps on curved problems of few
-        parameters. Needs a module that torch can differentiate in forward mode.
+        parameters; with ``"auto"`` from the first gain ratio outside 0.75 to 1.25, where the linear model has failed.
+        Left out where torch cannot differentiate the module in forward mode.
     seed : int, default=None
         Seed of random selections and dropout masks; None draws one.
 
@@ -216,7 +218,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         xtol: float | None = 1e-8,
         gtol: float | None = 1e-8,
         bounds: Mapping[str, tuple[Any, Any]] | None = None,
-        acceleration: bool = False,
+        acceleration: bool | str = False,
         seed: int | None = None,
     ) -> None:
         self.function = ModuleFunction(module)
@@ -235,7 +237,10 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         self.tests = ConvergenceTests(ftol=ftol, xtol=xtol, gtol=gtol)
         self.penalized = self.function.per_element(lambda parameter: parameter.ndim >= 2)
         self.box = Box(bounds, self.function.parameters) if bounds else None
+        if acceleration not in (True, False, "auto"):
+            raise ValueError(f"`acceleration` must be True, False or 'auto'; got {acceleration!r}.")
         self.acceleration = acceleration
+        self._accelerates = acceleration is True
         self.seed = secrets.randbits(48) if seed is None else check_integer("seed", seed, minimum=0)
         self.n_steps = 0
         settings = {"lr": check_real("lr", lr, above=0, below=2), "alpha": check_real("alpha", alpha, minimum=0)}
@@ -415,6 +420,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
                         step_norm=float((scale * step.square()).sum().sqrt()),
                         parameter_norm=parameter_norm,
                     )
+            if self.acceleration == "auto" and not 0.75 <= gain_ratio <= 1.25:
+                self._accelerates = True
             at_maximum = used >= self.damping.maximum
             if accepted:
                 self.damping.accepted(gain_ratio)
@@ -482,7 +489,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             predicted = float(lr * ((1 - lr / 2) * problem.quadratic(direction) + damped))
         else:
             predicted = float(-(problem.gradient @ step) - problem.quadratic(step) / 2)
-        if self.acceleration and inside and batch.seed is None and bool(damping.any()):
+        if self._accelerates and inside and batch.seed is None and bool(damping.any()):
             correction = self._correction(batch, point, indices, problem, direction)
             if correction is not None:
                 size = (damping * correction.square()).sum() / (damping * direction.square()).sum()
@@ -501,7 +508,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         try:
             second = self.function.second_derivative(point.theta, full, batch.inputs)
         except (RuntimeError, NotImplementedError):
-            self.acceleration = False
+            self.acceleration = self._accelerates = False
             return None
         _, factor = self.criterion.linearize(point.outputs, batch.targets)
         curved = (factor.mT @ (factor @ second[:, :, None]))[:, :, 0] * batch.weights[:, None]
@@ -529,6 +536,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         )
         length = 1.0
         for _ in range(POLISH_STEPS):
+            if offset <= POLISHED:
+                break
             step, _ = self._propose((batch, best), indices, problem, torch.zeros_like(theta), length)
             if step is None:
                 break
@@ -598,6 +607,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             "n_steps": self.n_steps,
             "seed": self.seed,
             "damping": self.damping.state_dict(),
+            "accelerates": self._accelerates,
         }
         return state
 
@@ -606,6 +616,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         own = state_dict["levenberg_marquardt"]
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "levenberg_marquardt"})
         self.n_steps, self.seed = own["n_steps"], own["seed"]
+        self._accelerates = own["accelerates"]
         self.damping.load_state_dict(own["damping"])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -625,6 +636,7 @@ _OWN_ATTRIBUTES = (
     "penalized",
     "box",
     "acceleration",
+    "_accelerates",
     "is_curve",
     "seed",
     "n_steps",
