@@ -79,6 +79,7 @@ HINTS = {
 }  # names of scikit-learn's MLP and others, for messages
 # Where a curve's first run has not converged: from the same start with another scaling, and ten times the epochs.
 SECOND_SCALING, SECOND_EPOCHS = "identity", 10
+DEFAULT_EPOCHS = 100
 RESTART_SEED = 2**31  # far from the seeds that follow one another within a run
 
 
@@ -320,6 +321,11 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         def find() -> list[int]:
             if reset:
                 module = self.module if isinstance(self.module, Curve) else self._call_factory(self._keywords(), 0)
+                if max(module.input_columns) >= self.n_features_in_:
+                    raise ValueError(
+                        f"`module` is a curve of the columns {module.input_columns} (from 0); X has only "
+                        f"{self.n_features_in_}."
+                    )
                 self._input_columns = module.input_columns
             columns: list[int] = self._input_columns
             return columns
@@ -501,7 +507,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         missing = [
             name
             for name, p in asked.items()
-            if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and name not in keywords
+            if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and name not in keywords
         ]
         if missing:
             raise ValueError(
@@ -579,6 +585,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
     def _check_samples_apart(self, module: nn.Module, inputs: Any, outputs: Tensor, targets: Tensor) -> None:
         """Raise when the output for a sample depends on the other samples; a module that draws cannot be told."""
         with torch.no_grad(), preserved_rng(self.device_):
+            outputs = outputs.detach()
             before = torch.get_rng_state()
             alone = call_module(module, map_tensors(torch.clone, take(inputs, slice(0, 1))))
             draws = not torch.equal(before, torch.get_rng_state())
@@ -677,8 +684,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         best: dict[str, Any] = {}
         try:
             for restart in range(self.n_init):
-                converged = self._train_once(data, seed, restart, best)
-                if not converged and self._has_second_strategy():
+                run = self._train_once(data, seed, restart, best)
+                if (run.exhausted or run.verdict == "Stopped") and self._has_second_strategy():
                     self._train_once(data, seed, restart, best, second=True)
             if not best:
                 raise _NoStartError(
@@ -689,8 +696,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 self.__dict__.clear()
                 self.__dict__.update(best)
 
-    def _train_once(self, data: Data, seed: int, restart: int, best: dict[str, Any], *, second: bool = False) -> bool:
-        """Fit from one start, put the estimator's state in `best` if it is better, and return whether it converged."""
+    def _train_once(self, data: Data, seed: int, restart: int, best: dict[str, Any], *, second: bool = False) -> _Run:
+        """Fit from one start, put the estimator's state in `best` if it is better, and return the run."""
         run = _Run(restart=restart, second=second)
         self._run = run
         try:
@@ -704,11 +711,12 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             if run.n_epochs and not run.score >= best.get("_run", _Run()).score:
                 best.clear()
                 best.update(self.__dict__)
-        return run.verdict == "Converged"
+        return run
 
     def _has_second_strategy(self) -> bool:
-        """Return whether the fit is that of a curve with full batches and the damping left to us."""
-        ours = self.damping == "nielsen" and not self.get_params_for("damping")
+        """Return whether the fit is that of a curve with full batches, and damping and its length are left to us."""
+        ours = self.damping == "nielsen" and not self.get_params_for("damping") and self.max_epochs >= DEFAULT_EPOCHS
+        ours = ours and any(tolerance is not None for tolerance in (self.ftol, self.xtol, self.gtol))
         return ours and self.batch_size == -1 and self.selection is None and self.optimizer_.is_curve
 
     def _train(self, data: Data, max_epochs: int) -> None:

@@ -64,7 +64,7 @@ class LMRegressor(RegressorMixin, Uncertainty):
         Passes over the data in one call of `fit` or `partial_fit`; a full batch makes one step per epoch. A curve (any
         module without weight matrices) that has not converged by then is fitted a second time by `fit`, from the same
         start with ``damping__scaling="identity"`` and up to ten times as many epochs, if damping is left at its
-        default; the better fit is kept.
+        default and `max_epochs` is not below it; the better fit is kept.
     batch_size : int, default=-1
         Samples per step; -1 is the full batch, otherwise batches are drawn anew every epoch.
     ftol, xtol, gtol : float or None, default=1e-8

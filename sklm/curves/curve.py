@@ -8,13 +8,14 @@ import functools
 import inspect
 import math
 import numbers
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from sklm.curves.formula import Formula
+from sklm.curves.formula import RESERVED, Formula
 from sklm.curves.start import find_start
 
 Bounds = Mapping[str, tuple[float | None, float | None]]
@@ -92,11 +93,15 @@ class Curve(nn.Module):
         values = {**defaults, **{name: _number(f"module__{name}", value) for name, value in initial.items()}}
         self._box = _checked_bounds(bounds or {}, names, values)
         self._given = set(values)
+        if not isinstance(fixed, Iterable):
+            raise ValueError(f"`module__fixed` must be a sequence of names of parameters; got {fixed!r}.")
         held = [fixed] if isinstance(fixed, str) else list(fixed)
         _check_names("module__fixed: ", dict.fromkeys(held), names, columns)
         for name in held:
             if name not in values:
                 raise ValueError(f"`module__fixed` holds {name} at its initial value; pass `module__{name}` too.")
+        if len(set(held)) == len(names):
+            raise ValueError(f"`module__fixed` must leave a parameter to fit; it holds all: {', '.join(names)}.")
         for name in names:  # not by register_parameter, which refuses names such as "half"
             start = values.get(name, _inside(1.0, *self._box.get(name, (-math.inf, math.inf))))
             parameter = nn.Parameter(torch.tensor(start, dtype=torch.float64), requires_grad=name not in held)
@@ -146,6 +151,11 @@ class Curve(nn.Module):
                     f"got: {error}"
                 ) from error
             raise
+        if not isinstance(value, (Tensor, float, int)):
+            raise ValueError(
+                f"`module` {_text(self._source)} must return a tensor of shape (n_samples,); "
+                f"got {type(value).__name__}."
+            )
         value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
         return value.expand(len(X)) if value.ndim == 0 else value
 
@@ -201,6 +211,7 @@ class ReadyCurve(Curve):
     """
 
     default_bounds: ClassVar[Bounds] = {}
+    function: Callable[..., Tensor]
 
     def __init__(
         self,
@@ -213,11 +224,6 @@ class ReadyCurve(Curve):
     ) -> None:
         bounds = {**self.default_bounds, **(bounds or {})}
         super().__init__(self.function, n_features_in, feature_names_in, bounds=bounds, fixed=fixed, **initial)
-
-    @staticmethod
-    def function(x: Tensor, **parameters: Tensor) -> Tensor:
-        """Return the curve at x, shape (n_samples,)."""
-        raise TypeError("a ready curve overrides `function`.")
 
 
 def curve(function: str | Callable[..., Tensor]) -> Callable[..., Curve]:
@@ -269,6 +275,12 @@ def _formula_names(formula: Formula, n_features: int, columns: list[str] | None)
                 f"`module` {formula.text!r}, read as a formula, uses no column of X; its columns are {', '.join(known)}"
                 + (f"; did you mean {near[0]!r}?" if near else ".")
             )
+        strange = [name for name in formula.names if re.fullmatch(r"x\d*", name) and name not in inputs]
+        if n_features > 1 and strange:
+            raise ValueError(
+                f"`module` {formula.text!r} uses {strange[0]}, but X has {n_features} columns without these names: "
+                f"x0 to x{n_features - 1}. Correct or rename it."
+            )
     return inputs, [name for name in formula.names if name not in inputs]
 
 
@@ -294,6 +306,9 @@ def _function_names(
             )
         inputs = {name: i for i, name in enumerate(leading[:n_features])}
     names = [name for name in arguments if name not in inputs]
+    reserved = [name for name in names if name in RESERVED]
+    if reserved:
+        raise ValueError(f"`module` {_text(function)} uses the name {reserved[0]}, which is reserved; rename it.")
     defaults = {name: arguments[name].default for name in names if arguments[name].default is not inspect._empty}
     return inputs, names, {name: _number(f"default of {name}", value) for name, value in defaults.items()}
 
@@ -320,7 +335,7 @@ def _checked_bounds(bounds: Any, names: list[str], values: Mapping[str, float]) 
     _check_names("module__bounds: ", bounds, names, None)
     checked = {}
     for name, pair in bounds.items():
-        if not isinstance(pair, Sequence) or len(pair) != 2:
+        if not isinstance(pair, Iterable) or isinstance(pair, str) or len(pair := tuple(pair)) != 2:
             raise ValueError(f"`module__bounds` of {name} must be a pair (lower, upper); got {pair!r}.")
         low, high = (-math.inf if pair[0] is None else pair[0], math.inf if pair[1] is None else pair[1])
         if not all(isinstance(side, numbers.Real) and not math.isnan(side) for side in (low, high)) or not low < high:

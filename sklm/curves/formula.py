@@ -17,6 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MAX_DEPTH = 200  # Python's own limit on recursion is 1000 frames, of the caller's stack too
+MAX_NUMBER = 1e300
+MAX_SHOWN = 80  # characters of a formula in messages
+RESERVED = ("training", "bounds", "fixed", "n_features_in", "feature_names_in")  # of nn.Module and of `Curve`
 CONSTANTS = {"pi": math.pi}
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "abs": torch.abs,
@@ -134,15 +138,15 @@ class Formula:
 
     def __init__(self, text: str) -> None:
         self.text = text
+        self._shown = repr(text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "...")
         try:
-            tree = ast.parse(text.strip(), mode="eval")
-            self._body = tree.body
-            self.names: list[str] = []
-            self._check(self._body)
+            self._body = ast.parse(text.strip(), mode="eval").body
         except SyntaxError as error:
-            raise ValueError(f"`module` {text!r} is not a formula: {error.msg}.") from None
+            raise ValueError(f"`module` {self._shown} is not a formula: {error.msg}.") from None
         except (RecursionError, MemoryError):
-            raise ValueError("`module` is a formula that is nested too deeply.") from None
+            raise self._too_deep() from None
+        self.names: list[str] = []
+        self._check(self._body, 0)
 
     def __getstate__(self) -> str:
         return self.text
@@ -150,48 +154,61 @@ class Formula:
     def __setstate__(self, text: str) -> None:
         self.__init__(text)  # type: ignore[misc]
 
-    def _check(self, node: ast.AST) -> None:
-        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+    def _too_deep(self) -> ValueError:
+        return ValueError(
+            f"`module` {self._shown} is nested too deeply, more than {MAX_DEPTH} operations within one another (a sum of so many terms "
+            "counts as such); pass a function: sklm.curve(f)."
+        )
+
+    def _check(self, node: ast.AST, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise self._too_deep()
+        number = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(number, (int, float)) and not isinstance(number, bool):
+            if number > MAX_NUMBER:
+                raise ValueError(f"`module` {self._shown} has a number above {MAX_NUMBER:g}.")
             return
         if isinstance(node, ast.Name):
             self._check_name(node.id)
         elif isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
-            self._check(node.left)
-            self._check(node.right)
+            self._check(node.left, depth + 1)
+            self._check(node.right, depth + 1)
         elif isinstance(node, ast.UnaryOp) and type(node.op) in OPERATORS:
-            self._check(node.operand)
+            self._check(node.operand, depth + 1)
         elif isinstance(node, ast.Compare) and all(type(op) in OPERATORS for op in node.ops):
             for part in (node.left, *node.comparators):
-                self._check(part)
+                self._check(part, depth + 1)
         elif isinstance(node, ast.Call):
-            self._check_call(node)
+            self._check_call(node, depth)
         else:
             kind = type(node.op) if isinstance(node, (ast.BinOp, ast.UnaryOp)) else type(node)
             hint = HINTS.get(kind, "use numbers, names, + - * / % **, comparisons and functions")
-            raise ValueError(f"`module` {self.text!r} has {ast.unparse(node)!r}, which a formula cannot hold; {hint}.")
+            raise ValueError(f"`module` {self._shown} has {ast.unparse(node)!r}, which a formula cannot hold; {hint}.")
 
     def _check_name(self, name: str) -> None:
+        if name.startswith("__") or name in RESERVED:
+            raise ValueError(f"`module` {self._shown} uses the name {name}, which is reserved; rename it.")
         if name in FUNCTIONS:
-            raise ValueError(f"`module` {self.text!r} uses the function {name} as a name; call it, or rename.")
+            raise ValueError(f"`module` {self._shown} uses the function {name} as a name; call it, or rename.")
         if name not in CONSTANTS and name not in self.names:
             self.names.append(name)
 
-    def _check_call(self, node: ast.Call) -> None:
+    def _check_call(self, node: ast.Call, depth: int) -> None:
         name = ast.unparse(node.func)
         if name.rpartition(".")[2] in FUNCTIONS and name not in FUNCTIONS:
-            raise ValueError(f"`module` {self.text!r} has {name!r}; write the bare name {name.rpartition('.')[2]!r}.")
+            raise ValueError(f"`module` {self._shown} has {name!r}; write the bare name {name.rpartition('.')[2]!r}.")
         if name not in FUNCTIONS:
             near = difflib.get_close_matches(name, FUNCTIONS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f". There are {', '.join(sorted(FUNCTIONS))}."
-            raise ValueError(f"`module` {self.text!r} calls {name!r}, which is not a known function{hint}")
+            raise ValueError(f"`module` {self._shown} calls {name!r}, which is not a known function{hint}")
         wanted = N_ARGUMENTS.get(name, 1)
         if len(node.args) != wanted or node.keywords:
             raise ValueError(
-                f"`module` {self.text!r}: {name} takes {wanted} argument{'s' * (wanted > 1)}; got "
+                f"`module` {self._shown}: {name} takes {wanted} argument{'s' * (wanted > 1)}; got "
                 f"{ast.unparse(node)!r}."
             )
         for argument in node.args:
-            self._check(argument)
+            self._check(argument, depth + 1)
 
     def __call__(self, values: Mapping[str, Tensor], like: Tensor) -> Any:
         """Return the value of the formula; `like` gives dtype and device of its numbers."""
@@ -207,7 +224,8 @@ class Formula:
             return torch.as_tensor(number, dtype=like.dtype, device=like.device)
 
         if isinstance(node, ast.Constant):
-            return node.value
+            number: Any = node.value
+            return float(number) if number > 2**31 else number  # torch has no longer integers
         if isinstance(node, ast.Name):
             return values[node.id] if node.id in values else CONSTANTS[node.id]
         if isinstance(node, ast.BinOp):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 N_CANDIDATES = 2048
+LINEAR_TRIALS = 64  # candidates at which linearity is looked at
 MAX_ROWS = 128  # of the data: enough to rank starts
 
 Evaluate = Callable[[Tensor, Mapping[str, Any]], Tensor]
@@ -75,7 +76,7 @@ def find_start(
         values = torch.vmap(outputs)(candidates)
     losses = ((values - y).square() * weights).sum(1)
     losses = torch.where(torch.isfinite(losses), losses, torch.inf)
-    best = candidates[torch.argsort(losses)[rank]]
+    best = candidates[torch.argsort(losses)[min(rank, N_CANDIDATES - 1)]]
     return dict(zip(names, best.tolist(), strict=True))
 
 
@@ -113,15 +114,23 @@ def _draw(X: Tensor, y: Tensor, around: float | None, bounds: tuple[float, float
 
 
 def _linear(outputs: Callable[[Tensor], Tensor], candidates: Tensor, places: list[int]) -> list[int]:
-    """Return the parameters among `places` that enter linearly, given all others."""
+    """Return the parameters among `places` that enter linearly, given all others.
+
+    Together they must leave their own derivatives alone, at every one of some candidates that tells: where no
+    derivative has overflowed or vanished.
+    """
+    jacobian = torch.vmap(torch.func.jacfwd(outputs))
+    one, other = candidates[:LINEAR_TRIALS], candidates[LINEAR_TRIALS : 2 * LINEAR_TRIALS]
     found: list[int] = []
-    one, other = candidates[0], candidates[1]
     for place in places:
         trial = [*found, place]
         moved = one.clone()
-        moved[trial] = other[trial] + 1.0
-        before, after = torch.func.jacfwd(outputs)(one)[:, trial], torch.func.jacfwd(outputs)(moved)[:, trial]
-        if bool(torch.isfinite(before).all()) and torch.allclose(before, after, rtol=1e-9, atol=1e-12):
+        moved[:, trial] = other[:, trial] + 1.0
+        before, after = jacobian(one)[:, :, trial], jacobian(moved)[:, :, trial]
+        size = torch.maximum(before.abs().amax(1, keepdim=True), after.abs().amax(1, keepdim=True))
+        tells = ((torch.isfinite(before) & torch.isfinite(after)).all(1) & (size[:, 0] > 0)).all(1)
+        same = ((before - after).abs() <= 1e-9 * size).all(1).all(1)
+        if bool(tells.any()) and bool(same[tells].all()):
             found = trial
     return found
 
