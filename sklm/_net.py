@@ -62,7 +62,16 @@ from sklm.curves import Curve, curve, is_curve
 from sklm.engine import LevenbergMarquardt
 from sklm.engine._checks import check_integer, check_keywords, check_real, did_you_mean
 from sklm.engine.damping import resolve_damping
-from sklm.engine.jacobian import call_module, check_output, flat_output, map_tensors, preserved_rng, take, tensors
+from sklm.engine.jacobian import (
+    call_module,
+    check_output,
+    flat_output,
+    map_tensors,
+    preserved_rng,
+    seed_rng,
+    take,
+    tensors,
+)
 from sklm.engine.losses import Loss, resolve_loss
 from sklm.engine.selection import resolve_selection
 
@@ -93,6 +102,14 @@ class _NoStartError(ValueError):
 
 class Data(TensorData, skorch.dataset.Dataset):
     """`TensorData` that skorch's callbacks recognise as a dataset."""
+
+
+class PrintLog(skorch.callbacks.PrintLog):
+    """skorch's table of epochs, which is not even made where nothing is printed."""
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        if net.verbose:
+            super().on_epoch_end(net, **kwargs)
 
 
 class LMNet(skorch.NeuralNet, abc.ABC):
@@ -273,6 +290,10 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             raise ValueError(f"`train_split` must be None or a callable; got {self.train_split!r}.")
         if self.callbacks is not None and not isinstance(self.callbacks, list) and self.callbacks != "disable":
             raise ValueError(f"`callbacks` must be None, a list or 'disable'; got {self.callbacks!r}.")
+
+    @property
+    def _default_callbacks(self) -> list[tuple[str, Any]]:
+        return [(name, PrintLog() if name == "print_log" else value) for name, value in super()._default_callbacks]
 
     # ------------------------------------------------------------------ data
 
@@ -515,7 +536,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 "where it is a function of the data and not one that makes a module, pass sklm.curve(function)."
             )
         with preserved_rng(self.device_):
-            torch.manual_seed(seed)
+            seed_rng(seed, self.device_)
             module = factory(**keywords)
         if not isinstance(module, nn.Module):
             raise ValueError(
@@ -573,7 +594,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         batch = data.take(slice(0, n_probe))
         if any(is_lazy(parameter) for parameter in self.module_.parameters()):
             with torch.no_grad(), preserved_rng(self.device_):
-                torch.manual_seed(draw_seed(self.random_state))
+                seed_rng(draw_seed(self.random_state), self.device_)
                 call_module(self.module_, batch[0])
         module = copy.deepcopy(self.module_).eval()
         with torch.no_grad(), preserved_rng(self.device_):
@@ -640,7 +661,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         offered = {"sample_weight": data.weights, "restart": self._run.restart}
         asked = inspect.signature(method).parameters
         with preserved_rng(self.device_):
-            torch.manual_seed(self.optimizer_.seed)
+            seed_rng(self.optimizer_.seed, self.device_)
             method(data.X, targets, **{name: value for name, value in offered.items() if name in asked})
         self.module_.to(device=self.device_, dtype=self.dtype_)
 

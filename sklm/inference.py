@@ -217,10 +217,10 @@ class _Curvature:
 
     def _mean_slope(self) -> float:
         """Return the weighted mean of psi', 1 for squared errors."""
-        assert_loss: Any = self.loss
+        loss: Any = self.loss
         with torch.enable_grad():
             leaf = self.outputs.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(assert_loss.gradient(leaf, self.targets).sum(), leaf)
+            (slope,) = torch.autograd.grad(loss.gradient(leaf, self.targets).sum(), leaf)
         weights = self.problem.weights[:, None].expand_as(slope)
         return float((weights * slope).sum() / weights.sum())
 

@@ -27,6 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from sklm.engine.scalars import CHECKED_ROWS, ScalarJacobian
+
 _RNG_LOCK = threading.RLock()
 RANDOM_CHUNK = 256  # samples at once, at most, for a module that draws random numbers
 CHUNK_BYTES = 128 * 2**20  # larger chunks gain no speed; a step then stays within a few times this
@@ -115,6 +117,13 @@ def _forked_rng(device: torch.device) -> Iterator[None]:
         index = torch.cuda.current_device() if device.index is None and device.type == "cuda" else device.index or 0
         with torch.random.fork_rng(devices=[index], device_type=device.type):
             yield
+
+
+def seed_rng(seed: int, device: torch.device) -> None:
+    """Seed torch's global generators on CPU and on `device`; those of other devices are left alone."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        getattr(torch, device.type).manual_seed(seed)
 
 
 def rng_state(device: torch.device) -> list[Tensor]:
@@ -224,6 +233,8 @@ class ModuleFunction:
             if id(p) in order
         ]
         self.vmap_works = True
+        all_scalar = all(p.ndim == 0 for p in self.parameters.values())
+        self.scalars = ScalarJacobian(list(self.parameters)) if all_scalar else None
 
     @property
     def device(self) -> torch.device:
@@ -293,6 +304,43 @@ class ModuleFunction:
         chunk : int
             Samples at once.
         """
+        if self._scalars_work(vector, inputs, factor, seed):
+            for start, part in _chunks(inputs, chunk):
+                jacobian = self._scalar_rows(vector, part)
+                selected_columns = jacobian if indices is None else jacobian[:, indices]
+                yield factor[start : start + chunk] * selected_columns[:, None, :]
+            return
+        yield from self._functional_rows(vector, indices, inputs, factor, seed=seed, chunk=chunk)
+
+    def _scalars_work(self, vector: Tensor, inputs: Any, factor: Tensor, seed: int | None) -> bool:
+        """Return whether the rows may come from copies of scalar parameters; see on the first use."""
+        scalars = self.scalars
+        if scalars is None or seed is not None or factor.shape[2] != 1:
+            return False
+        if scalars.works is None:
+            few = slice(0, CHECKED_ROWS)
+            blocks = self._functional_rows(
+                vector, None, take(inputs, few), torch.ones_like(factor[few, :1]), seed=None, chunk=CHECKED_ROWS
+            )
+            scalars.check(self._call_named, vector, inputs, len(factor), next(iter(blocks))[:, 0])
+        return bool(scalars.works)
+
+    def _scalar_rows(self, vector: Tensor, inputs: Any) -> Tensor:
+        scalars: Any = self.scalars
+        found: Tensor = scalars.rows(self._call_named, vector, inputs, count_samples(inputs))
+        return found
+
+    def _functional_rows(
+        self,
+        vector: Tensor,
+        indices: Tensor | None,
+        inputs: Any,
+        factor: Tensor,
+        *,
+        seed: int | None,
+        chunk: int,
+    ) -> Iterator[Tensor]:
+        """Yield the rows by vector-Jacobian products, batched over samples."""
         selected = vector if indices is None else vector[indices]
 
         def insert(part: Tensor) -> Tensor:
@@ -322,6 +370,10 @@ class ModuleFunction:
 
     def second_derivative(self, vector: Tensor, direction: Tensor, inputs: Any) -> Tensor:
         """Return the second derivative of the outputs along `direction` (n_params,), shape (n_samples, n_outputs)."""
+        if self.scalars is not None and self.scalars.works:
+            second = self.scalars.second(self._call_named, vector, direction, inputs, count_samples(inputs))
+            if second is not None:
+                return second
 
         def outputs(point: Tensor) -> Tensor:
             return self.outputs(point, inputs)
@@ -343,10 +395,14 @@ class ModuleFunction:
     def _call(self, vector: Tensor, inputs: Any) -> Tensor:
         parts = torch.split(vector, list(self.sizes.values()))
         views = [part.view(p.shape) for p, part in zip(self.parameters.values(), parts, strict=True)]
-        named = {name: views[i] for name, i in self.places}
+        return self._call_named(dict(zip(self.parameters, views, strict=True)), inputs).to(vector.dtype)
+
+    def _call_named(self, parameters: Mapping[str, Tensor], inputs: Any) -> Tensor:
+        """Return what the module returns with other tensors as its parameters."""
+        values = list(parameters.values())
+        named = {name: values[i] for name, i in self.places}
         arguments, keywords = split_arguments(inputs)
-        output = torch.func.functional_call(self.module, named, arguments, keywords, tie_weights=False)
-        return check_output(output).to(vector.dtype)
+        return check_output(torch.func.functional_call(self.module, named, arguments, keywords, tie_weights=False))
 
     def _one(self, vector: Tensor, sample: Any) -> Tensor:
         """Return the outputs for one sample, shape (n_outputs,)."""
@@ -362,7 +418,7 @@ class ModuleFunction:
     ) -> Tensor:
         if self.vmap_works:
             if seed is not None:
-                torch.manual_seed(seed)
+                seed_rng(seed, self.device)
             try:
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", message="There is a performance drop")
@@ -373,7 +429,7 @@ class ModuleFunction:
                 self.vmap_works = False  # the module has run before, so it is vmap that cannot
         one = fallback or one
         if seed is not None:
-            torch.manual_seed(seed)
+            seed_rng(seed, self.device)
         n_samples = count_samples(inputs)
         return torch.stack([one(take(inputs, i), *(other[i] for other in others)) for i in range(n_samples)])
 

@@ -1,0 +1,88 @@
+"""The Jacobian by copies of scalar parameters: autograd one sample at a time, and modules that must not use it."""
+
+import pytest
+import torch
+from torch import nn
+
+from sklm.engine.jacobian import ModuleFunction
+
+X = torch.linspace(0.1, 2, 12, dtype=torch.float64)[:, None]
+
+
+class Scalars(nn.Module):
+    def __init__(self, function, n_params=2):
+        super().__init__()
+        self.function = function
+        for i in range(n_params):
+            self.register_parameter(f"p{i}", nn.Parameter(torch.tensor(0.5 + i, dtype=torch.float64)))
+
+    def forward(self, X):
+        return self.function(X, *self.parameters())
+
+
+def jacobian_by_autograd(function, vector):
+    return torch.stack(
+        [torch.autograd.functional.jacobian(lambda v, x=x: function.outputs(v, x[None]).sum(), vector) for x in X]
+    )
+
+
+ELEMENTWISE = {
+    "of a column": lambda X, a, b: a * torch.exp(-b * X[:, 0]),
+    "of the table": lambda X, a, b: a * torch.exp(-b * X),
+    "without one parameter": lambda X, a, b: a * X[:, 0],
+    "linear": lambda X, a, b: a + b * X[:, 0],
+    "without curvature in a": lambda X, a, b: torch.where(X[:, 0] > 1, a * X[:, 0], b**3),
+}
+OTHERS = {
+    "norm over parameters": lambda X, a, b: torch.stack([a, b]).norm() * X[:, 0],
+    "matrix of parameters": lambda X, a, b: torch.stack([X[:, 0], X[:, 0] ** 2], 1) @ torch.stack([a, b]),
+    "control flow": lambda X, a, b: a * X[:, 0] if a.reshape(-1)[0] > 0 and a.ndim == 0 else b * X[:, 0],
+    "two outputs": lambda X, a, b: torch.stack([a * X[:, 0], b * X[:, 0]], 1),
+}
+
+
+@pytest.mark.parametrize("indices", [None, torch.tensor([1])], ids=["all", "one"])
+@pytest.mark.parametrize("chunk", [5, 12])
+@pytest.mark.parametrize("name", [*ELEMENTWISE, *OTHERS])
+def test_rows_equal_autograd(name, chunk, indices):
+    function = ModuleFunction(Scalars((ELEMENTWISE | OTHERS)[name]))
+    vector = function.vector()
+    n_outputs = function.outputs(vector, X).shape[1]
+    factor = torch.arange(1.0, 1 + 12 * 2 * n_outputs, dtype=torch.float64).reshape(12, 2, n_outputs)
+    rows = torch.cat(list(function.rows(vector, indices, X, factor, chunk=chunk)))
+    if n_outputs == 1:
+        expected = factor * jacobian_by_autograd(function, vector)[:, None, :]
+    else:
+        jacobian = torch.autograd.functional.jacobian(lambda v: function.outputs(v, X), vector)
+        expected = factor @ jacobian
+    torch.testing.assert_close(rows, expected if indices is None else expected[:, :, indices], rtol=1e-12, atol=1e-14)
+    assert bool(function.scalars.works) == (name in ELEMENTWISE)
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_second_derivative_equals_the_hessian(name):
+    function = ModuleFunction(Scalars(ELEMENTWISE[name]))
+    vector, direction = function.vector(), torch.tensor([0.3, -0.7], dtype=torch.float64)
+    next(function.rows(vector, None, X, torch.ones(12, 1, 1, dtype=torch.float64), chunk=12))
+    assert function.scalars.works
+    hessians = [torch.autograd.functional.hessian(lambda v, x=x: function.outputs(v, x[None]).sum(), vector) for x in X]
+    expected = torch.stack([direction @ hessian @ direction for hessian in hessians])[:, None]
+    found = function.second_derivative(vector, direction, X)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_a_module_with_a_tensor_of_parameters_has_no_copies():
+    assert ModuleFunction(nn.Linear(1, 1)).scalars is None
+
+
+def test_one_that_draws_random_numbers_keeps_its_draws():
+    class Noisy(Scalars):
+        def forward(self, X):
+            return nn.functional.dropout(super().forward(X), 0.5, training=True)
+
+    function = ModuleFunction(Noisy(ELEMENTWISE["of a column"]))
+    vector, factor = function.vector(), torch.ones(12, 1, 1, dtype=torch.float64)
+    rows = torch.cat(list(function.rows(vector, None, X, factor, seed=3, chunk=12)))[:, 0, 0]
+    outputs = function.outputs(vector, X, seed=3, chunk=12)[:, 0]
+    assert torch.equal(rows == 0, outputs == 0)
+    assert function.scalars.works is None
