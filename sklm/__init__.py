@@ -2,6 +2,7 @@
 
 from sklm import curves
 from sklm.curves import curve
+from sklm.displays import FitDisplay, ProfileDisplay
 from sklm.engine import LevenbergMarquardt, StepResult, damping, losses, selection
 from sklm.estimators import LMClassifier, LMRegressor
 from sklm.modules import MLP
@@ -9,9 +10,11 @@ from sklm.modules import MLP
 __version__ = "0.1.0"
 __all__ = [
     "MLP",
+    "FitDisplay",
     "LMClassifier",
     "LMRegressor",
     "LevenbergMarquardt",
+    "ProfileDisplay",
     "StepResult",
     "curve",
     "curves",

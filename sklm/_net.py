@@ -168,6 +168,9 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         try:
             return self.__dict__["_prefixed"][name]
         except KeyError:
+            kind = getattr(type(self), name, None)
+            if isinstance(kind, property) and kind.fget is not None:
+                return kind.fget(self)  # raises again what brought us here, with its message
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
 
     def __setattr__(self, name: str, attr: Any) -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from scipy import stats
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from sklm import inference
 from sklm._data import KEPT_BYTES, kept_rows
 from sklm._net import LMNet
 from sklm._report import HIGH_CORRELATION, Summary
-from sklm.engine._checks import check_choice, check_real
+from sklm.engine._checks import check_choice, check_integer, check_real
 from sklm.engine.jacobian import count_samples
-from sklm.engine.losses import residual_form
+from sklm.engine.losses import Elementwise, plain_form
 from sklm.inference import Inference, Problem
 
 
@@ -28,9 +29,14 @@ class Uncertainty(LMNet):
 
     def _validate_params(self) -> None:
         super()._validate_params()
+        self._kind()
+
+    def _kind(self) -> tuple[str, bool]:
+        """Return the checked parameters that choose the covariance."""
         check_choice("covariance", self.covariance, ["classical", "sandwich"])
         if not isinstance(self.absolute_sigma, (bool, np.bool_)):
             raise ValueError(f"`absolute_sigma` must be True or False; got {self.absolute_sigma!r}.")
+        return self.covariance, bool(self.absolute_sigma)
 
     def _finish(self, *, restore: bool) -> None:
         super()._finish(restore=restore)
@@ -65,7 +71,7 @@ class Uncertainty(LMNet):
         )
 
     def _infer(self) -> Inference:
-        settings = (check_choice("covariance", self.covariance, ["classical", "sandwich"]), self.absolute_sigma)
+        settings = self._kind()
         kept = self.__dict__.get("_inferred")
         if kept is None or kept[0] != settings:
             kept = settings, inference.infer(self._problem(), self.covariance)
@@ -109,7 +115,10 @@ class Uncertainty(LMNet):
 
     @property
     def dof_(self) -> float:
-        """Degrees of freedom n - p, per output; with alpha > 0, p is the effective number of parameters."""
+        """Degrees of freedom n - p, per output; with alpha > 0, p is the effective number of parameters.
+
+        Parameters that are not identifiable do not count, those at a bound do.
+        """
         found = self._infer()
         return found.n_samples - found.n_effective / found.n_outputs
 
@@ -135,16 +144,21 @@ class Uncertainty(LMNet):
         """Schwarz's criterion n log(chi_square / n) + p log(n); deviance + p log(n) for a Poisson loss."""
         return self._infer().bic
 
-    def confidence_intervals(self, level: float = 0.95, method: str = "wald") -> dict[str, tuple[float, float]]:
+    def confidence_intervals(
+        self, level: float = 0.95, method: str = "wald", *, names: Iterable[str] | None = None
+    ) -> dict[str, tuple[float, float]]:
         """Return confidence intervals of the parameters.
 
         Parameters
         ----------
         level : float in (0, 1), default=0.95
+        names : sequence of str, default=None
+            Parameters; None for all.
         method : {"wald", "profile"}, default="wald"
             ``"wald"``: estimate plus and minus Student's t times the standard error. ``"profile"``: where the profile
-            likelihood, refitted with the parameter held, has risen to that t squared; follows the curvature of the
-            model, and takes some refits per parameter.
+            likelihood, refitted with the parameter held, has risen to that t squared, with the classical variance; it
+            follows the curvature of the model, and takes some refits per parameter. Needs one output and the squared
+            error or a likelihood.
 
         Returns
         -------
@@ -154,15 +168,19 @@ class Uncertainty(LMNet):
         check_real("level", level, above=0, below=1)
         check_choice("method", method, ["wald", "profile"])
         found = self._infer()
-        intervals = dict.fromkeys(self.parameters_, (np.nan, np.nan))
-        if method == "wald":
-            reach = found.quantile(level) * found.standard_errors
-            ends = zip((found.estimates - reach).tolist(), (found.estimates + reach).tolist(), strict=True)
-            return intervals | dict(zip(found.names, ends, strict=True))
-        problem = self._problem()
+        known = self.parameters_
+        wanted = [check_choice("names", name, known) for name in (known if names is None else names)]
+        intervals = dict.fromkeys(wanted, (np.nan, np.nan))
+        problem = self._problem() if method == "profile" else None
+        reach = found.quantile(level) * found.standard_errors
         for index, name in enumerate(found.names):
-            lower, upper = inference.profile(problem, found, index, levels=[level])[0][0].tolist()
-            intervals[name] = lower, upper
+            if name not in intervals:
+                continue
+            if problem is None:
+                ends = found.estimates[index] + np.array([-1, 1]) * reach[index]
+            else:
+                ends = inference.profile(problem, found, index, levels=[level])[0][0]
+            intervals[name] = float(ends[0]), float(ends[1])
         return intervals
 
     def profile(self, name: str, level: float = 0.99, n_points: int = 25) -> tuple[np.ndarray, np.ndarray]:
@@ -181,13 +199,16 @@ class Uncertainty(LMNet):
             A straight line for a linear model; |z| beyond Student's t lies outside the interval.
         """
         check_real("level", level, above=0, below=1)
+        check_integer("n_points", n_points, minimum=2)
         found = self._infer()
         check_choice("name", name, found.names)
         index = found.names.index(name)
         _, values, z = inference.profile(self._problem(), found, index, levels=[level], n_points=n_points)
         return values, z
 
-    def predict_interval(self, X: Any, level: float = 0.95, kind: str = "confidence") -> np.ndarray:
+    def predict_interval(
+        self, X: Any, level: float = 0.95, kind: str = "confidence", *, sample_weight: Any = None
+    ) -> np.ndarray:
         """Return intervals of the predictions by the delta method.
 
         Parameters
@@ -195,7 +216,9 @@ class Uncertainty(LMNet):
         X : as in `fit`
         level : float in (0, 1), default=0.95
         kind : {"confidence", "prediction"}, default="confidence"
-            For the curve, or for a new measurement of weight 1.
+            For the curve, or for a new measurement.
+        sample_weight : array of shape (n_samples,), default=None
+            Weights of the new measurements, as in `fit`; None for ones.
 
         Returns
         -------
@@ -212,11 +235,14 @@ class Uncertainty(LMNet):
         found = self._infer()
         outputs, variance = self._outputs_and_variance(X)
         if kind == "prediction":
-            loss, _ = residual_form(self.criterion_, found.n_outputs)
-            if loss is None:
+            if not isinstance(plain_form(self.criterion_, found.n_outputs)[0], Elementwise):
                 raise ValueError(f"kind='prediction' needs a loss of residuals; got {self.criterion_}.")
             noise = np.ones_like(found.residual_variance) if self.absolute_sigma else found.residual_variance
-            variance = variance + noise
+            weights = np.ones(len(variance))
+            if sample_weight is not None:
+                weights = _check_sample_weight(sample_weight, variance, dtype=np.float64, ensure_non_negative=True)
+            with np.errstate(divide="ignore"):
+                variance = variance + noise / weights[:, None]
         reach = found.quantile(level) * np.sqrt(variance)
         ends = [self.criterion_.mean(torch.as_tensor(end)).numpy() for end in (outputs - reach, outputs + reach)]
         return self._like_y(np.stack(ends, -1))

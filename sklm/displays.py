@@ -200,9 +200,7 @@ class FitDisplay:
         """
         plt = _pyplot(f"{type(self).__name__}.plot")
         if ax is None:
-            _, ax = plt.subplots(
-                2, 1, sharex=True, figsize=(6.4, 5.4), height_ratios=[3, 1], layout="constrained", squeeze=True
-            )
+            _, ax = plt.subplots(2, 1, sharex=True, figsize=(6.4, 5.4), height_ratios=[3, 1], layout="constrained")
         self.axes_ = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
         if len(self.axes_) > 2:
             raise ValueError(f"`ax` must be one or two axes; got {len(self.axes_)}.")
@@ -403,20 +401,22 @@ class ProfileDisplay:
         if len(self.axes_) != n_panels:
             raise ValueError(f"`ax` must be {n_panels} axes, one per parameter; got {len(self.axes_)}.")
         self.figure_ = self.axes_[0].figure
-        self.lines_, self.wald_lines_, self.ends_ = [], [], []
+        self.lines_: list[Any] = []
+        self.wald_lines_: list[Any] = []
+        self.ends_: list[Any] = []
+        heights = [self.quantile, *(np.abs(z[np.isfinite(z)]).max() for z in self.z.values())]
         style = _styles({"color": "C0", "label": "profile"}, line_kwargs)
         for name, panel in zip(self.values, self.axes_, strict=True):
             self._plot_panel(panel, name, style)
-            panel.set_xlabel(name)
+            panel.set(xlabel=name, ylim=(-1.15 * max(heights), 1.15 * max(heights)))
             if panel.get_subplotspec() is None or panel.get_subplotspec().is_first_col():
                 panel.set_ylabel("signed root z")
-        self.axes_[0].legend(loc="upper left")
+        self.axes_[0].legend(loc="lower right")
         return self
 
     def _plot_panel(self, ax: Any, name: str, style: dict[str, Any]) -> None:
         values, z = self.values[name], self.z[name]
         finite = np.isfinite(z)
-        percent = f"{100 * self.interval_level:g} %"
         for height in (-self.quantile, self.quantile):
             ax.axhline(height, color="0.6", linewidth=0.8, zorder=1)
         wald = (values - self.estimates[name]) / self.standard_errors[name]
@@ -426,11 +426,9 @@ class ProfileDisplay:
         ends = ends[np.isfinite(ends)]
         heights = np.interp(ends, values[finite], z[finite])
         color = self.lines_[-1].get_color()
-        self.ends_ += ax.plot(ends, heights, "o", color=color, markersize=5, label=f"{percent} interval")
-        reach = 1.15 * max(np.abs(z[finite]).max(), self.quantile)
-        low, high = ax.get_ylim() if ax.get_shared_y_axes().get_siblings(ax) else (0, 0)
-        reach = max(reach, -low if self.lines_[0].axes is not ax else 0, high if self.lines_[0].axes is not ax else 0)
-        ax.set_ylim(-reach, reach)
+        self.ends_ += ax.plot(
+            ends, heights, "o", color=color, markersize=5, label=f"{100 * self.interval_level:g} % interval"
+        )
 
 
 def _pyplot(caller: str) -> Any:
@@ -519,7 +517,7 @@ def _residuals(
 
 def _grid(x: np.ndarray, n_points: int) -> np.ndarray:
     values = np.unique(x)
-    n_between = n_points // 2
+    n_between = (n_points - 1) // 2
     even = np.linspace(values[0], values[-1], n_points - n_between)
     between = np.interp(np.linspace(0, len(values) - 1, n_between), np.arange(len(values)), values)
     return np.sort(np.concatenate([even, between]))

@@ -38,11 +38,13 @@ from torch import Tensor, nn
 from sklm.engine import LevenbergMarquardt
 from sklm.engine.bounds import Box
 from sklm.engine.jacobian import ModuleFunction, map_tensors, samples_per_chunk
-from sklm.engine.losses import Loss, SquaredError, residual_form
+from sklm.engine.losses import Elementwise, Loss, SquaredError, plain_form
 from sklm.engine.solvers import reduce_rows
 
 MAX_PARAMS = 5000  # a covariance of 200 MB
 RANK_TOLERANCE = 1e-9  # of the singular values, with columns of norm 1
+LEAK = 1e-6  # share of a prediction's derivative in such directions from which its variance is infinite
+NO_DOF = 1e-9  # degrees of freedom, relative to the rows, that are rounding
 SHARE = 1e-2  # of a direction that the data do not determine: a parameter with less does not belong to it
 
 
@@ -85,9 +87,13 @@ class Inference:
         Why a parameter has no standard error.
     root : Tensor of shape (k, n_params)
         root' root is the covariance over what the data determine, zero elsewhere; for predictions.
+    null : Tensor of shape (n_null, n_params)
+        Directions that the data do not determine, in units of `scale`.
+    scale : Tensor of shape (n_params,)
+        Norms of the columns of the Jacobian.
     n_samples, n_outputs : int
     n_effective : float
-        Parameters that the data determine.
+        Parameters that the data determine, and those at a bound.
     dof : float
         Degrees of freedom, per output.
     residual_variance : ndarray of shape (n_outputs,)
@@ -105,6 +111,8 @@ class Inference:
     covariance: np.ndarray
     reasons: dict[str, str]
     root: Tensor
+    null: Tensor
+    scale: Tensor
     n_samples: int
     n_outputs: int
     n_effective: float
@@ -124,7 +132,8 @@ class Inference:
     @property
     def correlation(self) -> np.ndarray:
         errors = self.standard_errors
-        correlation: np.ndarray = self.covariance / np.outer(errors, errors)
+        with np.errstate(invalid="ignore"):
+            correlation: np.ndarray = self.covariance / np.outer(errors, errors)
         return correlation
 
     def quantile(self, level: float) -> float:
@@ -146,7 +155,8 @@ def element_names(module: nn.Module) -> list[str]:
 
 def has_covariance(criterion: Loss) -> bool:
     """Return whether the loss has residuals or a curvature that stands for its Fisher information."""
-    return residual_form(criterion, 1)[0] is not None or criterion._has_ggn()
+    plain, _ = plain_form(criterion, 1)
+    return isinstance(plain, Elementwise) or plain._has_ggn()
 
 
 def infer(problem: Problem, kind: str) -> Inference:
@@ -165,7 +175,7 @@ def infer(problem: Problem, kind: str) -> Inference:
     theta = function.vector()
     with torch.no_grad():
         outputs = function.outputs(theta, problem.inputs)
-        targets = problem.criterion.prepare(outputs, problem.targets)
+        targets = plain_form(problem.criterion, 1)[0].prepare(outputs, problem.targets)
         curvature = _Curvature(problem, function, theta, outputs, targets)
         return curvature.summarize(kind)
 
@@ -178,16 +188,17 @@ class _Curvature:
     ) -> None:
         self.problem, self.function, self.theta, self.outputs, self.targets = problem, function, theta, outputs, targets
         self.n_samples, self.n_outputs = outputs.shape
-        self.loss, scale = residual_form(problem.criterion, self.n_outputs)
+        self.loss, scale = plain_form(problem.criterion, self.n_outputs)
+        self.has_residuals = isinstance(self.loss, Elementwise)
         self.free = self._free()
-        if self.loss is not None:
-            root = problem.weights.sqrt()[:, None, None]
-            factor = root * torch.eye(self.n_outputs).to(outputs)
-            self.slope = self._mean_slope()
+        self.slope, self.n_curved = 1.0, math.inf
+        root = problem.weights.sqrt()[:, None, None]
+        if self.has_residuals:
+            self.slope, self.n_curved = self._mean_slope()
             scale *= self.slope if self.slope > 0 else 1.0
+            factor = root * torch.eye(self.n_outputs).to(outputs)
         else:
-            _, factor = problem.criterion.ggn(outputs, targets)
-            factor = problem.weights.sqrt()[:, None, None] * factor
+            factor = root * self.loss.ggn(outputs, targets)[1]
         self.triangle = self.reduced(factor)
         penalized = function.per_element(lambda parameter: parameter.ndim >= 2)[self.free].to(theta)
         self.penalty = problem.alpha / scale * penalized
@@ -215,14 +226,14 @@ class _Curvature:
 
         return reduce_rows(rows(), zero, zero)[0]
 
-    def _mean_slope(self) -> float:
-        """Return the weighted mean of psi', 1 for squared errors."""
-        loss: Any = self.loss
+    def _mean_slope(self) -> tuple[float, float]:
+        """Return the weighted mean of psi', 1 for squared errors, and how many residuals share in it."""
         with torch.enable_grad():
             leaf = self.outputs.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(loss.gradient(leaf, self.targets).sum(), leaf)
+            (slope,) = torch.autograd.grad(self.loss.gradient(leaf, self.targets).sum(), leaf)
         weights = self.problem.weights[:, None].expand_as(slope)
-        return float((weights * slope).sum() / weights.sum())
+        total, squares = float(slope.sum()), float(slope.square().sum())
+        return float((weights * slope).sum() / weights.sum()), total**2 / squares if squares else 0.0
 
     def _invert(self) -> None:
         """Set `inverse_root` L with L L' = (H + penalty)^-1 where it exists, and what does not."""
@@ -231,40 +242,53 @@ class _Curvature:
         scale = torch.where(norms > 0, norms, 1.0)
         if not len(norms):
             self.inverse_root = total.new_zeros(0, 0)
-            self.null = total.new_zeros(0, 0)
+            self.null, self.scale = total.new_zeros(0, 0), scale
             self.n_effective = 0.0
             return
         _, values, right = torch.linalg.svd(total / scale, full_matrices=True)
         kept = values > RANK_TOLERANCE * values[0]
-        self.null = right[~kept].T
+        self.null, self.scale = right[~kept].T, scale
         self.inverse_root = right[kept].T / values[kept] / scale[:, None]
-        self.n_effective = float((self.triangle @ self.inverse_root).square().sum())
+        self.n_effective = float(kept.sum())
+        if self.problem.alpha:
+            self.n_effective = float((self.triangle @ self.inverse_root).square().sum())
+
+    def _barely_curved(self) -> bool:
+        """Return whether hardly more residuals than parameters have a psi', so that its mean says nothing."""
+        return not isinstance(self.loss, SquaredError) and self.n_curved <= 2 * self.n_effective
 
     def summarize(self, kind: str) -> Inference:
         problem, n_samples = self.problem, self.n_samples
-        dof = n_samples - self.n_effective / self.n_outputs
+        n_params = self.n_effective + float((~self.free).sum())  # one at a bound was fitted too
+        dof = n_samples - n_params / self.n_outputs
+        if dof <= NO_DOF * n_samples:
+            dof = 0.0
         weights = problem.weights[:, None]
         variance = self.outputs.new_full((self.n_outputs,), math.nan)
-        if self.loss is not None:
+        if self.has_residuals:
             squares = (weights * (self.outputs - self.targets).square()).sum(0)
             chi_square = float(squares.sum())
-            if dof > 0:
+            if dof:
                 variance = squares / dof
             fit = n_samples * float(torch.log(squares / n_samples).sum())
         else:
-            chi_square = fit = 2 * float(problem.weights @ problem.criterion.value(self.outputs, self.targets))
-        known = problem.absolute_sigma or self.loss is None
+            chi_square = fit = 2 * float(problem.weights @ self.loss.value(self.outputs, self.targets))
+        known = problem.absolute_sigma or not self.has_residuals
         noise = torch.ones_like(variance) if known else variance
         if not known and not isinstance(self.loss, SquaredError):
-            psi = self.loss.gradient(self.outputs, self.targets)  # type: ignore[union-attr]
-            noise = (weights * psi.square()).sum(0) / dof / self.slope**2 if self.slope > 0 and dof > 0 else variance
+            psi = self.loss.gradient(self.outputs, self.targets)
+            noise = (weights * psi.square()).sum(0) / (dof or math.nan) / (self.slope or math.nan) ** 2
+        if self._barely_curved():
+            noise = torch.full_like(noise, math.nan)
         root = self._root(kind, noise, dof)
-        n_params = self.function.n_params
-        full = self.theta.new_zeros(len(root), n_params)
-        full[:, self.free] = root
+        full = self.theta.new_zeros(len(root), len(self.theta))
+        null = self.theta.new_zeros(self.null.shape[1], len(self.theta))
+        full[:, self.free], null[:, self.free] = root, self.null.T
+        scale = torch.ones_like(self.theta)
+        scale[self.free] = self.scale
         covariance = (full.T @ full).cpu().numpy()
         names = element_names(problem.module)
-        reasons, unidentified = self._missing(names, dof, noise)
+        reasons, unidentified = self._missing(names, dof, bool(torch.isfinite(root).all()))
         missing = [i for i, name in enumerate(names) if name in reasons]
         covariance[missing, :] = math.nan
         covariance[:, missing] = math.nan
@@ -275,15 +299,17 @@ class _Curvature:
             covariance=covariance,
             reasons=reasons,
             root=full.cpu(),
+            null=null.cpu(),
+            scale=scale.cpu(),
             n_samples=n_samples,
             n_outputs=self.n_outputs,
-            n_effective=self.n_effective,
+            n_effective=n_params,
             dof=math.inf if known else dof,
             residual_variance=variance.cpu().numpy(),
             chi_square=chi_square,
             dispersion=1.0 if known else float(noise.mean()),
-            aic=fit + 2 * self.n_effective,
-            bic=fit + math.log(n_observations) * self.n_effective,
+            aic=fit + 2 * n_params,
+            bic=fit + math.log(n_observations) * n_params,
             unidentified=unidentified,
         )
 
@@ -291,7 +317,7 @@ class _Curvature:
         """Return a matrix whose Gram matrix is the covariance over the free parameters."""
         inverse_root = self.inverse_root
         if kind == "classical":
-            if self.n_outputs == 1 or self.loss is None:
+            if self.n_outputs == 1 or not self.has_residuals:
                 return noise[0].sqrt() * inverse_root.T
             parts = [noise.mean().sqrt() * torch.diag(self.penalty.sqrt())]
             for k in range(self.n_outputs):
@@ -299,14 +325,14 @@ class _Curvature:
                 factor[:, 0, k] = self.problem.weights.sqrt()
                 parts.append(noise[k].sqrt() * self.reduced(factor))
             return torch.cat(parts) @ inverse_root @ inverse_root.T
-        loss, scale = self.problem.criterion, 1.0
-        if self.loss is not None:
-            loss, scale = self.loss, self.slope or math.nan
-        gradient = loss.gradient(self.outputs, self.targets) * self.problem.weights[:, None] / scale
-        correction = math.sqrt(self.n_samples / dof) if dof > 0 else math.nan
+        gradient = self.loss.gradient(self.outputs, self.targets) * self.problem.weights[:, None]
+        if self._barely_curved():
+            gradient = torch.full_like(gradient, math.nan)
+        gradient = gradient / self.slope
+        correction = math.sqrt(self.n_samples / dof) if dof else math.nan
         return correction * self.reduced(gradient[:, None, :]) @ inverse_root @ inverse_root.T
 
-    def _missing(self, names: list[str], dof: float, noise: Tensor) -> tuple[dict[str, str], list[str]]:
+    def _missing(self, names: list[str], dof: float, is_finite: bool) -> tuple[dict[str, str], list[str]]:
         """Return why parameters have no standard error, and sentences about those that are not told apart."""
         reasons = {}
         positions = self.free.nonzero()[:, 0].tolist()
@@ -323,8 +349,9 @@ class _Curvature:
             sentences.append(f"parameters {_listed(members)} are not separately identifiable{correlation}")
         for i in (self.null.abs() > SHARE).any(1).nonzero()[:, 0].tolist():
             reasons[names[positions[i]]] = "not identifiable"
-        if not dof > 0 and not bool(torch.isfinite(noise).all()):
-            reasons |= {name: "no degrees of freedom are left" for name in names if name not in reasons}
+        if not is_finite:
+            why = "too few residuals in the curved part of the loss" if dof else "no degrees of freedom are left"
+            reasons |= {name: why for name in names if name not in reasons}
         return reasons, sentences
 
 
@@ -334,15 +361,24 @@ def _listed(names: list[str]) -> str:
 
 
 def prediction_variance(inference: Inference, module: nn.Module, inputs: Any, n_samples: int) -> np.ndarray:
-    """Return the variance of the module's outputs by the delta method, shape (n_samples, n_outputs)."""
+    """Return the variance of the module's outputs by the delta method, shape (n_samples, n_outputs).
+
+    Infinite where an output depends on a direction of the parameters that the data do not determine.
+    """
     function = ModuleFunction(module)
     theta = function.vector()
     factor = torch.eye(inference.n_outputs).to(theta).expand(n_samples, -1, -1)
     chunk = samples_per_chunk("auto", n_samples, inference.n_outputs, theta)
-    root = inference.root.to(theta)
+    root, null, scale = inference.root.to(theta), inference.null.to(theta), inference.scale.to(theta)
+
+    def variance_of(block: Tensor) -> Tensor:
+        variance = (block @ root.T).square().sum(2)
+        scaled = block / scale
+        leak = torch.linalg.vector_norm(scaled @ null.T, dim=2) > LEAK * torch.linalg.vector_norm(scaled, dim=2)
+        return torch.where(leak, math.inf, variance)
+
     with torch.no_grad():
-        blocks = function.rows(theta, None, inputs, factor, chunk=chunk)
-        parts = [(block @ root.T).square().sum(2) for block in blocks]
+        parts = [variance_of(block) for block in function.rows(theta, None, inputs, factor, chunk=chunk)]
     variance: np.ndarray = torch.cat(parts).cpu().numpy()
     return variance
 
@@ -372,11 +408,13 @@ def profile(
         Lower and upper ends; a bound or an infinity where |z| stays below the quantile.
     values, z : ndarray of shape (n_points,)
     """
-    loss, scale = residual_form(problem.criterion, inference.n_outputs)
-    if loss is not None and not isinstance(loss, SquaredError):
+    loss, scale = plain_form(problem.criterion, inference.n_outputs)
+    if isinstance(loss, Elementwise) and not isinstance(loss, SquaredError):
         raise ValueError(
             "method='profile' needs the squared error or a likelihood, as robust losses have none; use method='wald'."
         )
+    if isinstance(loss, Elementwise) and inference.n_outputs > 1:
+        raise ValueError("method='profile' needs one output, as each has a variance of its own; use method='wald'.")
     path = _Path(problem, inference, index, scale)
     quantiles = [inference.quantile(level) for level in levels]
     ends = np.array([[path.crossing(-q), path.crossing(q)] for q in quantiles])
@@ -390,19 +428,29 @@ def profile(
 
 
 class _Path:
-    """Refits along one parameter."""
+    """Refits along one parameter, each from where the last one ended."""
 
     def __init__(self, problem: Problem, inference: Inference, index: int, scale: float) -> None:
         self.problem, self.inference, self.index = problem, inference, index
-        self.function = ModuleFunction(copy.deepcopy(problem.module))
-        self.best = self.function.vector()
+        module = copy.deepcopy(problem.module)
+        everything: dict[str, Any] = dict.fromkeys(ModuleFunction(module).parameters, (None, None))
+        self.optimizer = LevenbergMarquardt(
+            module,
+            problem.criterion,
+            alpha=problem.alpha,
+            ftol=1e-14,
+            xtol=1e-12,
+            gtol=1e-12,
+            bounds={**everything, **problem.bounds},
+            acceleration="auto",
+            seed=0,
+        )
+        box: Any = self.optimizer.box
+        self.box, self.lower, self.upper = box, box.lower.clone(), box.upper.clone()
+        self.damping = self.optimizer.damping.state_dict()
+        self.last = self.best = self.optimizer.function.vector()
         self.estimate = float(inference.estimates[index])
-        total = float(problem.weights.sum())
-        self.factor = 2 * total / scale / inference.dispersion
-        lower, upper = self.best.new_full(self.best.shape, -math.inf), self.best.new_full(self.best.shape, math.inf)
-        if problem.bounds:
-            lower, upper = Box(problem.bounds, self.function.parameters).select(None, self.best)
-        self.lower, self.upper = lower, upper
+        self.factor = 2 * float(problem.weights.sum()) / scale / (inference.dispersion or math.nan)
         error = inference.standard_errors[index]
         self.step = float(error) if error > 0 else max(abs(self.estimate), 1.0)
         covariance = inference.covariance[:, index]
@@ -412,46 +460,33 @@ class _Path:
 
     def _minimum(self, value: float) -> float:
         """Return the smallest loss with the parameter held at `value`."""
-        start = (self.best + self.slope * (value - self.estimate)).clamp(self.lower, self.upper)
-        losses = []
-        for vector in (start, self.best.clone()):
-            vector[self.index] = value
-            loss = self._refit(vector)
-            losses.append(loss)
+        loss = math.inf
+        for start, slope in ((self.last, self.slope), (self.last, 0 * self.slope), (self.best, 0 * self.slope)):
+            vector = start + slope * (value - float(start[self.index]))
+            outside = (vector <= self.lower) | (vector >= self.upper)
+            loss = self._refit(torch.where(outside, start, vector), value)
             if math.isfinite(loss):
+                self.last = self.optimizer.function.vector()
                 break
-        return min(losses)
+        return loss
 
-    def _refit(self, vector: Tensor) -> float:
-        self.function.assign(vector)
-        lower, upper = self.lower.clone(), self.upper.clone()
-        lower[self.index] = upper[self.index] = vector[self.index]
-        sizes = list(self.function.sizes.values())
-        bounds = {
-            name: (low.view(parameter.shape), high.view(parameter.shape))
-            for (name, parameter), low, high in zip(
-                self.function.parameters.items(), torch.split(lower, sizes), torch.split(upper, sizes), strict=True
-            )
-        }
-        optimizer = LevenbergMarquardt(
-            self.function.module,
-            self.problem.criterion,
-            alpha=self.problem.alpha,
-            ftol=1e-14,
-            xtol=1e-12,
-            gtol=1e-12,
-            bounds=bounds,
-            acceleration=all(parameter.ndim < 2 for parameter in self.function.parameters.values()),
-            seed=0,
-        )
+    def _refit(self, vector: Tensor, value: float) -> float:
+        optimizer, problem = self.optimizer, self.problem
+        vector[self.index] = value
+        self.box.lower, self.box.upper = self.lower.clone(), self.upper.clone()
+        self.box.lower[self.index] = self.box.upper[self.index] = value
+        optimizer.function.assign(vector)
+        optimizer.damping.load_state_dict(self.damping)
         for _ in range(200):
-            result = optimizer.step(self.problem.inputs, self.problem.targets, self.problem.weights)
-            if result.status != "running" or not result.accepted:
+            result = optimizer.step(problem.inputs, problem.targets, problem.weights)
+            if result.status != "running":
                 break
         return result.loss
 
     def z(self, value: float) -> float:
         """Return the signed root of the likelihood ratio at `value`."""
+        if self.inference.dispersion == 0:
+            return math.copysign(math.inf, value - self.estimate) if value != self.estimate else 0.0
         rise = self.factor * (self._minimum(value) - self.loss)
         if not math.isfinite(rise):
             rise = math.inf
@@ -468,6 +503,11 @@ class _Path:
         """Return where z is `quantile`; the bound or an infinity where it does not get so far."""
         side = math.copysign(1.0, quantile)
         limit = float((self.upper if side > 0 else self.lower)[self.index])
+        reason = self.inference.reasons.get(self.inference.names[self.index])
+        if reason == "not identifiable":
+            return limit
+        if self.inference.dispersion == 0:
+            return self.estimate
         if not math.isfinite(quantile) or self.estimate == limit:
             return limit if math.isfinite(quantile) else math.nan
         inner, reach = self.estimate, self.step * abs(quantile)
@@ -485,8 +525,16 @@ class _Path:
         if not math.isfinite(self.z(outer)):
             outer = self._finite(inner, outer)
         found: float = optimize.brentq(
-            lambda value: max(min(self.z(value), 1e9), -1e9) - quantile, inner, outer, xtol=1e-9 * self.step, rtol=1e-12
+            lambda value: max(min(self.z(value), 1e9), -1e9) - quantile, inner, outer, xtol=1e-8 * self.step, rtol=1e-12
         )
+        if abs(self.z(found) - quantile) > 1e-2 * abs(quantile):
+            name = self.inference.names[self.index]
+            warnings.warn(
+                f"no end of the profile interval of {name}: the refits break off at {found:g}.",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+            return math.nan
         return found
 
     def _finite(self, inner: float, outer: float) -> float:

@@ -53,7 +53,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "logaddexp": torch.logaddexp,
     "maximum": torch.maximum,
     "minimum": torch.minimum,
-    "power": torch.pow,
+    "power": lambda base, exponent: _power(base, exponent),
     "sign": torch.sign,
     "sin": torch.sin,
     "sinc": torch.sinc,
@@ -86,12 +86,26 @@ FUNCTIONS |= {
 N_ARGUMENTS = {"arctan2": 2, "atan2": 2, "heaviside": 2, "hypot": 2, "logaddexp": 2, "maximum": 2, "max": 2}
 N_ARGUMENTS |= {"minimum": 2, "min": 2, "power": 2, "pow": 2, "where": 3, "clip": 3, "clamp": 3}
 
+
+def _power(base: Any, exponent: Any) -> Any:
+    """Return base ** exponent, with derivatives that are finite where the base is 0.
+
+    There x**s and all its derivatives that matter for a curve tend to 0 for s > 0, while autograd multiplies 0 by the
+    infinite 0**(s - 1).
+    """
+    if not isinstance(base, Tensor) or not isinstance(exponent, Tensor):
+        return base**exponent
+    singular = (base == 0) & (exponent < 2) & (exponent != 1)
+    power = torch.where(singular, 1.0, base) ** exponent
+    return torch.where(singular, base.detach() ** exponent.detach(), power)
+
+
 OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
-    ast.Pow: operator.pow,
+    ast.Pow: _power,
     ast.Mod: operator.mod,
     ast.UAdd: operator.pos,
     ast.USub: operator.neg,
@@ -156,8 +170,8 @@ class Formula:
 
     def _too_deep(self) -> ValueError:
         return ValueError(
-            f"`module` {self._shown} is nested too deeply, more than {MAX_DEPTH} operations within one another (a sum of so many terms "
-            "counts as such); pass a function: sklm.curve(f)."
+            f"`module` {self._shown} is nested too deeply, more than {MAX_DEPTH} operations within one another (a sum "
+            "of so many terms counts as such); pass a function: sklm.curve(f)."
         )
 
     def _check(self, node: ast.AST, depth: int) -> None:

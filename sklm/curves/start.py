@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 N_CANDIDATES = 2048
+N_BEST = 64  # of them from which those with a finite Jacobian are taken
 LINEAR_TRIALS = 64  # candidates at which linearity is looked at
 MAX_ROWS = 128  # of the data: enough to rank starts
 
@@ -74,9 +75,11 @@ def find_start(
             for name in moved:
                 candidates[:, places[name]] = _clip(candidates[:, places[name]], box.get(name))
         values = torch.vmap(outputs)(candidates)
-    losses = ((values - y).square() * weights).sum(1)
-    losses = torch.where(torch.isfinite(losses), losses, torch.inf)
-    best = candidates[torch.argsort(losses)[min(rank, N_CANDIDATES - 1)]]
+        losses = ((values - y).square() * weights).sum(1)
+        losses = torch.where(torch.isfinite(losses), losses, torch.inf)
+        best = candidates[torch.argsort(losses)[: rank + N_BEST]]
+        smooth = torch.isfinite(torch.vmap(torch.func.jacfwd(outputs))(best)).all(2).all(1)
+    best = torch.cat([best[smooth], best[~smooth]])[min(rank, N_CANDIDATES - 1)]
     return dict(zip(names, best.tolist(), strict=True))
 
 

@@ -372,7 +372,7 @@ class ModuleFunction:
         """Return the second derivative of the outputs along `direction` (n_params,), shape (n_samples, n_outputs)."""
         if self.scalars is not None and self.scalars.works:
             second = self.scalars.second(self._call_named, vector, direction, inputs, count_samples(inputs))
-            if second is not None:
+            if second is not None and bool(torch.isfinite(second).all()):
                 return second
 
         def outputs(point: Tensor) -> Tensor:

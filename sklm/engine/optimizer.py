@@ -501,7 +501,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
     def _correction(
         self, batch: _Batch, point: _Point, indices: Tensor | None, problem: SubProblem, direction: Tensor
     ) -> Tensor | None:
-        """Return the geodesic acceleration along `direction`; None where torch cannot differentiate the module so."""
+        """Return the geodesic acceleration along `direction`; None where the module has no second derivative."""
         full = direction
         if indices is not None:
             full = torch.zeros_like(point.theta).index_copy(0, indices, direction)
@@ -509,6 +509,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             second = self.function.second_derivative(point.theta, full, batch.inputs)
         except (RuntimeError, NotImplementedError):
             self.acceleration = self._accelerates = False
+            return None
+        if not bool(torch.isfinite(second).all()):
             return None
         _, factor = self.criterion.linearize(point.outputs, batch.targets)
         curved = (factor.mT @ (factor @ second[:, :, None]))[:, :, 0] * batch.weights[:, None]

@@ -51,24 +51,23 @@ __all__ = [
     "Cauchy",
     "CrossEntropy",
     "Curvature",
+    "Elementwise",
     "Huber",
     "Loss",
     "Poisson",
     "SoftL1",
     "SquaredError",
     "TorchLoss",
-    "residual_form",
+    "plain_form",
     "resolve_loss",
 ]
 
 
-def residual_form(loss: Loss, n_outputs: int) -> tuple[Loss | None, float]:
-    """Return the loss of residuals f - y that `loss` is up to a factor, and the factor; None for other losses."""
-    if isinstance(loss, Elementwise):
-        return loss, 1.0
-    if isinstance(loss, TorchLoss) and isinstance(loss.twin, Elementwise):
+def plain_form(loss: Loss, n_outputs: int) -> tuple[Loss, float]:
+    """Return the loss without the scaling that torch gives it, and that factor."""
+    if isinstance(loss, TorchLoss) and loss.twin is not None:
         return loss.twin, loss._twin_scale / (1 if loss.sums else n_outputs)
-    return None, 1.0
+    return loss, 1.0
 
 
 BUILT_IN: dict[str, type[Loss]] = {
