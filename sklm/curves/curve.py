@@ -207,7 +207,8 @@ class ReadyCurve(Curve):
     Parameters
     ----------
     n_features_in, feature_names_in, bounds, fixed, **initial
-        As in `Curve`; `bounds` overrides the default ones by name.
+        As in `Curve`; `bounds` overrides the default ones by name. The input is the one column of X or, of several, the
+        one named x.
     """
 
     default_bounds: ClassVar[Bounds] = {}
@@ -222,8 +223,24 @@ class ReadyCurve(Curve):
         fixed: str | Iterable[str] = (),
         **initial: float,
     ) -> None:
-        bounds = {**self.default_bounds, **(bounds or {})}
-        super().__init__(self.function, n_features_in, feature_names_in, bounds=bounds, fixed=fixed, **initial)
+        position = 0
+        if n_features_in > 1:
+            columns = [] if feature_names_in is None else [str(name) for name in feature_names_in]
+            if "x" not in columns:
+                raise ValueError(
+                    f"`module` {type(self).__name__} takes one column; got {n_features_in}. Select it or name it x."
+                )
+            position = columns.index("x")
+        bounds = merged_bounds(self.default_bounds, bounds)
+        super().__init__(self.function, 1, None, bounds=bounds, fixed=fixed, **initial)
+        self._inputs, self.input_columns = {"x": position}, [position]
+
+
+def merged_bounds(defaults: Bounds, bounds: Bounds | None) -> Bounds:
+    """Return the default bounds with those of the user over them."""
+    if bounds is not None and not isinstance(bounds, Mapping):
+        return bounds  # `Curve` says what is wrong
+    return {**defaults, **(bounds or {})}
 
 
 def curve(function: str | Callable[..., Tensor]) -> Callable[..., Curve]:

@@ -1,10 +1,5 @@
 """Ready curves of one column x, each with a `guess` of its parameters from data.
 
-Most models are linear in some parameters (an amplitude, an offset) once the others are known (a rate, a center). Their
-guess lays a grid over the others, scaled to the data, solves a small least-squares problem for the linear ones at every
-grid point and returns the best (separable least squares: Golub and Pereyra 1973). It uses no random numbers, and a
-parameter with an initial value keeps it while the others are guessed.
-
 The functions avoid nan in values and in derivatives with respect to parameters: at x = 0, where an exponential
 overflows, and on a bound, where a width is 0.
 """
@@ -18,142 +13,21 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from sklm.curves.curve import Bounds, ReadyCurve
+from sklm.curves.separable import (
+    SeparableCurve,
+    both_signs,
+    extent,
+    nonzero,
+    polynomial,
+    power,
+    powers_of_ten,
+    product,
+)
 
-MAX_ROWS = 512  # of the data: enough to rank candidates
-RIDGE = 1e-8  # relative: keeps coefficients finite where columns are collinear, too small to matter elsewhere
-POSITIVE = (0, None)
-
-
-class SeparableCurve(ReadyCurve):
-    """A ready curve that is linear in some of its parameters; `candidates` gives the grid of the others.
-
-    Attributes
-    ----------
-    linear : tuple of str
-        Parameters in which `function` is linear and homogeneous, jointly.
-    """
-
-    linear: ClassVar[tuple[str, ...]] = ()
-
-    def candidates(self, x: Tensor) -> dict[str, Tensor]:
-        """Return the grid of the nonlinear parameters, each of shape (n_candidates,), for x sorted ascending."""
-        raise TypeError("a separable curve overrides `candidates`.")
-
-    def guess(self, x: Tensor, y: Tensor, weights: Tensor) -> dict[str, float]:
-        x, y, weights = thinned(x, y, weights)
-        given = {name: self._parameters[name].item() for name in self._given}  # type: ignore[union-attr]
-        grid = {name: values.new_tensor([given[name]]).expand_as(values) if name in given else values
-                for name, values in self.candidates(x).items()}  # fmt: skip
-        rows = {name: values[:, None] for name, values in grid.items()}
-        free = [name for name in self.linear if name not in given]
-        zeros = {name: x.new_zeros(()) for name in self.linear}
-
-        def values(**linear: Tensor) -> Tensor:
-            return self.function(x, **{**zeros, **linear}, **rows).broadcast_to(len(rows[next(iter(rows))]), len(x))
-
-        columns = [values(**{name: x.new_ones(())}) for name in free]
-        known = values(**{name: x.new_tensor(given[name]) for name in self.linear if name in given})
-        best, coefficients = best_candidate(columns, y - known, weights)
-        return {name: float(values[best]) for name, values in grid.items()} | given | dict(
-            zip(free, coefficients, strict=True)
-        )
-
-
-def thinned(x: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return at most MAX_ROWS rows, on the CPU and in float64, with weights of mean 1.
-
-    Rows are taken at multiples of the golden ratio, so evenly but without a period that a wave could share.
-    """
-    x, y, weights = (part.detach().cpu().double() for part in (x, y, weights))
-    if len(x) > MAX_ROWS:
-        places = torch.arange(MAX_ROWS, dtype=torch.float64) * ((math.sqrt(5) - 1) / 2) % 1
-        rows = torch.unique((places * len(x)).long())
-        x, y, weights = x[rows], y[rows], weights[rows]
-    total = float(weights.sum())
-    return x, y, weights * (len(x) / total) if total > 0 else torch.ones_like(weights)
-
-
-def best_candidate(columns: Sequence[Tensor], y: Tensor, weights: Tensor) -> tuple[int, list[float]]:
-    """Return the candidate whose columns fit best, and its coefficients.
-
-    Parameters
-    ----------
-    columns : sequence of Tensor of shape (n_candidates, n_samples)
-        One for each linear parameter; an empty sequence asks for nothing, and gets the first candidate.
-    y : Tensor of shape (n_samples,) or (n_candidates, n_samples)
-    weights : Tensor of shape (n_samples,)
-    """
-    y = torch.nan_to_num(y, 0.0, 0.0, 0.0)
-    height = float(y.abs().max()) or 1.0
-    root = weights.sqrt()
-    target = (y / height * root)[..., None]
-    if not columns:
-        return int(target.square().sum((-2, -1)).argmin()), []
-    stack = torch.stack(list(columns), dim=2)
-    finite = torch.isfinite(stack).all(2).all(1)
-    stack = torch.nan_to_num(stack, 0.0, 0.0, 0.0)
-    largest = stack.abs().amax(1, keepdim=True)
-    largest = torch.where(largest > 0, largest, 1.0)
-    stack = stack / largest * root[:, None]
-    norms = stack.square().sum(1, keepdim=True).sqrt()
-    norms = torch.where(norms > 0, norms, 1.0)
-    stack = stack / norms
-    gram = stack.mT @ stack + RIDGE * torch.eye(stack.shape[2]).to(stack)
-    solution = torch.linalg.solve(gram, stack.mT @ target)
-    losses = (stack @ solution - target).square().sum((1, 2)) + RIDGE * solution.square().sum((1, 2))
-    best = int(torch.where(finite & torch.isfinite(losses), losses, torch.inf).argmin())
-    return best, (solution[best, :, 0] * height / norms[best, 0] / largest[best, 0]).tolist()
-
-
-def extent(x: Tensor) -> tuple[float, float, float]:
-    """Return the lowest and the highest x, and a span that is never 0."""
-    low, high = float(x.min()), float(x.max())
-    return low, high, high - low or abs(high) or 1.0
-
-
-def powers_of_ten(low: float, high: float, n: int) -> Tensor:
-    return torch.logspace(low, high, n, dtype=torch.float64)
-
-
-def product(**axes: Tensor) -> dict[str, Tensor]:
-    """Return all combinations of values of the parameters."""
-    mesh = torch.meshgrid(*axes.values(), indexing="ij")
-    return {name: values.reshape(-1) for name, values in zip(axes, mesh, strict=True)}
-
-
-def both_signs(values: Tensor) -> Tensor:
-    return torch.cat([values, -values])
-
-
-def nonzero(value: Tensor) -> Tensor:
-    """Return a width or a scale away from 0, far enough for its inverse square not to overflow."""
-    floor = torch.finfo(value.dtype).tiny ** (1 / 3)
-    return torch.where(value.abs() < floor, floor, value)
-
-
-def power(x: Tensor, exponent: Tensor) -> Tensor:
-    """Return x**exponent for x >= 0 with derivatives that are finite at 0, nan for x < 0."""
-    limit = torch.where(exponent > 0, 0.0, torch.where(exponent < 0, torch.inf, 1.0)).to(x.dtype)
-    return torch.where(x == 0, limit, torch.exp(exponent * torch.log(torch.where(x == 0, 1.0, x))))
-
-
-def polynomial(x: Tensor, y: Tensor, weights: Tensor, degree: int) -> list[float]:
-    """Return coefficients c0, c1, ... by weighted least squares, of smallest norm where there are too few points."""
-    x, y, weights = (part.detach().cpu().double() for part in (x, y, weights))
-    if not float(weights.sum()) > 0:
-        weights = torch.ones_like(weights)
-    low, high, span = extent(x)
-    center, scale = (low + high) / 2, span / 2
-    root = weights.sqrt()[:, None]
-    columns = ((x - center) / scale)[:, None] ** torch.arange(degree + 1)
-    solution = torch.linalg.lstsq(columns * root, y[:, None] * root, driver="gelsd").solution[:, 0].tolist()
-    coefficients = [0.0] * (degree + 1)
-    for k, value in enumerate(solution):  # (x - center)**k / scale**k in powers of x
-        for j in range(k + 1):
-            coefficients[j] += value * math.comb(k, j) * (-center) ** (k - j) / scale**k
-    return coefficients
+POSITIVE = (0, None)  # bounds
 
 
 class Line(ReadyCurve):
@@ -211,6 +85,7 @@ class Polynomial(ReadyCurve):
 
 
 def checked_count(name: str, value: object) -> int:
+    """Return `value` as an int >= 1, or raise."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"`module__{name}` must be an integer >= 1; got {value!r}.")
     return int(value)
@@ -279,3 +154,185 @@ class PowerLaw(SeparableCurve):
 
     def candidates(self, x: Tensor) -> dict[str, Tensor]:
         return {"exponent": both_signs(powers_of_ten(-2, 1, 61))}
+
+
+def _sigmoid_grid(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return centers, also beyond the data, and positive widths."""
+    low, high, span = extent(x)
+    centers = torch.linspace(low - span / 2, high + span / 2, 49, dtype=x.dtype)
+    return centers, span * powers_of_ten(-2.3, 0.2, 16)
+
+
+class Logistic3(SeparableCurve):
+    """Logistic curve from 0 to top, top / (1 + exp(-(x - center) / width)); guessed on a grid of centers and widths.
+
+    Parameters
+    ----------
+    top : float, units of y
+    center : float, units of x
+    width : float, units of x; negative for a fall from top to 0
+    """
+
+    linear = ("top",)
+
+    @staticmethod
+    def function(x: Tensor, top: Tensor, center: Tensor, width: Tensor) -> Tensor:
+        return top * torch.sigmoid((x - center) / nonzero(width))
+
+    def candidates(self, x: Tensor) -> dict[str, Tensor]:
+        centers, widths = _sigmoid_grid(x)
+        return product(center=centers, width=both_signs(widths))
+
+
+class Logistic4(SeparableCurve):
+    """Logistic curve from bottom to top, bottom + (top - bottom) / (1 + exp(-(x - center) / width)).
+
+    Guessed on a grid of centers and widths.
+
+    Parameters
+    ----------
+    bottom, top : float, units of y
+        Levels at low and at high x, so bottom > top for a fall.
+    center : float, units of x
+    width : float > 0, units of x
+    """
+
+    linear = ("bottom", "top")
+    default_bounds: ClassVar[Bounds] = {"width": POSITIVE}
+
+    @staticmethod
+    def function(x: Tensor, bottom: Tensor, top: Tensor, center: Tensor, width: Tensor) -> Tensor:
+        return bottom + (top - bottom) * torch.sigmoid((x - center) / nonzero(width))
+
+    def candidates(self, x: Tensor) -> dict[str, Tensor]:
+        centers, widths = _sigmoid_grid(x)
+        return product(center=centers, width=widths)
+
+
+class Logistic5(SeparableCurve):
+    """Asymmetric logistic curve, bottom + (top - bottom) / (1 + exp(-(x - center) / width))**asymmetry.
+
+    Richards (1959), J. Exp. Bot. 10, 290. Guessed on a grid of centers, widths and asymmetries.
+
+    Parameters
+    ----------
+    bottom, top : float, units of y
+        Levels at low and at high x, so bottom > top for a fall.
+    center : float, units of x
+        Where the curve is at bottom + (top - bottom) / 2**asymmetry.
+    width : float > 0, units of x
+    asymmetry : float > 0
+        1 for the symmetric curve.
+    """
+
+    linear = ("bottom", "top")
+    default_bounds: ClassVar[Bounds] = {"width": POSITIVE, "asymmetry": POSITIVE}
+
+    @staticmethod
+    def function(x: Tensor, bottom: Tensor, top: Tensor, center: Tensor, width: Tensor, asymmetry: Tensor) -> Tensor:
+        log_sigmoid = -functional.softplus((center - x) / nonzero(width), threshold=40)
+        return bottom + (top - bottom) * torch.exp(asymmetry * log_sigmoid)
+
+    def candidates(self, x: Tensor) -> dict[str, Tensor]:
+        centers, widths = _sigmoid_grid(x)
+        return product(center=centers, width=widths, asymmetry=x.new_tensor([0.3, 1.0, 3.0]))
+
+
+class Gompertz(SeparableCurve):
+    """Gompertz growth, top * exp(-exp(-rate * (x - center))); guessed on a grid of centers and rates.
+
+    Parameters
+    ----------
+    top : float, units of y
+    center : float, units of x; the inflection
+    rate : float, units of 1 / x; negative for a fall from top to 0
+    """
+
+    linear = ("top",)
+
+    @staticmethod
+    def function(x: Tensor, top: Tensor, center: Tensor, rate: Tensor) -> Tensor:
+        # exp(-exp(20)) is 0 in every precision
+        return top * torch.exp(-torch.exp((-rate * (x - center)).clamp(max=20)))
+
+    def candidates(self, x: Tensor) -> dict[str, Tensor]:
+        centers, widths = _sigmoid_grid(x)
+        return product(center=centers, rate=both_signs(1 / widths))
+
+
+class WeibullGrowth(SeparableCurve):
+    """Weibull growth from 0, top * (1 - exp(-(x / scale)**shape)) for x >= 0; guessed on a grid of scales and shapes.
+
+    Parameters
+    ----------
+    top : float, units of y
+    scale : float > 0, units of x; where 63 % of top is reached
+    shape : float > 0
+    """
+
+    linear = ("top",)
+    default_bounds: ClassVar[Bounds] = {"scale": POSITIVE, "shape": POSITIVE}
+
+    @staticmethod
+    def function(x: Tensor, top: Tensor, scale: Tensor, shape: Tensor) -> Tensor:
+        log_ratio = torch.log(torch.where(x == 0, 1.0, x)) - torch.log(nonzero(scale))
+        grown = -torch.expm1(-torch.exp((shape * log_ratio).clamp(max=20)))  # exp(-exp(20)) is 0
+        return top * torch.where(x == 0, 0.0, grown)
+
+    def candidates(self, x: Tensor) -> dict[str, Tensor]:
+        return product(scale=_positive_grid(x), shape=powers_of_ten(-0.7, 1, 18))
+
+
+class MichaelisMenten(SeparableCurve):
+    """Michaelis-Menten kinetics, vmax * x / (km + x) for x >= 0; guessed on a grid of km.
+
+    Parameters
+    ----------
+    vmax : float, units of y
+    km : float > 0, units of x; where half of vmax is reached
+    """
+
+    linear = ("vmax",)
+    default_bounds: ClassVar[Bounds] = {"km": POSITIVE}
+
+    @staticmethod
+    def function(x: Tensor, vmax: Tensor, km: Tensor) -> Tensor:
+        total = km + x
+        return vmax * x / torch.where(total == 0, 1.0, total)
+
+    def candidates(self, x: Tensor) -> dict[str, Tensor]:
+        return {"km": _positive_grid(x)}
+
+
+class Hill(SeparableCurve):
+    """Dose response, bottom + (top - bottom) * x**hill / (ec50**hill + x**hill) for x >= 0; guessed on a grid.
+
+    Parameters
+    ----------
+    bottom, top : float, units of y
+        Levels at x = 0 and at high x, so bottom > top for an inhibition.
+    ec50 : float > 0, units of x; where the middle is reached
+    hill : float
+        Steepness.
+    """
+
+    linear = ("bottom", "top")
+    default_bounds: ClassVar[Bounds] = {"ec50": POSITIVE}
+
+    @staticmethod
+    def function(x: Tensor, bottom: Tensor, top: Tensor, ec50: Tensor, hill: Tensor) -> Tensor:
+        log_ratio = torch.log(torch.where(x == 0, 1.0, x)) - torch.log(nonzero(ec50))
+        at_zero = (1 - torch.sign(hill)) / 2
+        return bottom + (top - bottom) * torch.where(x == 0, at_zero, torch.sigmoid(hill * log_ratio))
+
+    def candidates(self, x: Tensor) -> dict[str, Tensor]:
+        return product(ec50=_positive_grid(x), hill=powers_of_ten(-0.6, 1, 13))
+
+
+def _positive_grid(x: Tensor) -> Tensor:
+    """Return positive scales from below the lowest positive x to above the highest."""
+    positive = x[x > 0]
+    if not len(positive):
+        positive = x.new_ones(1)
+    low, high = math.log10(float(positive.min())), math.log10(float(positive.max()))
+    return powers_of_ten(max(low - 0.5, high - 5), high + 1.5, 61)

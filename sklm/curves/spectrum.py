@@ -1,0 +1,168 @@
+"""`Peaks`: a sum of peaks on a background, guessed one peak after another in what the others leave."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sklm.curves.curve import Bounds, ReadyCurve, merged_bounds
+from sklm.curves.models import checked_count
+from sklm.curves.peaks import Gaussian, Peak, place_peak, scaled
+from sklm.curves.separable import best_candidate, polynomial
+
+N_ROUNDS = 4  # in which each peak is placed again in what the others leave
+
+
+class Peaks(ReadyCurve):
+    """Sum of equal kinds of peaks on a background.
+
+    Parameters
+    ----------
+    n_peaks : int, default=1
+    peak : Peak subclass, default=Gaussian
+        `Gaussian`, `Lorentzian`, `Voigt` or `PseudoVoigt`; its parameters get a number: height1, center1, sigma1,
+        height2, ...
+    background : {"constant", "linear"} or None, default="constant"
+        Parameter ``offset``, or ``offset`` and ``slope``: offset + slope * x.
+    bounds : dict of str to (lower, upper), default=None
+        As in `Curve`; a name without a number, such as ``"height"``, stands for all peaks.
+
+    Examples
+    --------
+    >>> list(Peaks(n_peaks=1, background="linear").parameter_bounds)
+    ['sigma1']
+    """
+
+    def __init__(
+        self,
+        n_features_in: int = 1,
+        feature_names_in: Sequence[str] | None = None,
+        *,
+        n_peaks: int = 1,
+        peak: type[Peak] = Gaussian,
+        background: str | None = "constant",
+        bounds: Bounds | None = None,
+        fixed: str | Iterable[str] = (),
+        **initial: float,
+    ) -> None:
+        self.n_peaks = checked_count("n_peaks", n_peaks)
+        if not (isinstance(peak, type) and issubclass(peak, Peak) and peak is not Peak):
+            raise ValueError(
+                f"`module__peak` must be a class of peaks: Gaussian, Lorentzian, Voigt or PseudoVoigt; got {peak!r}."
+            )
+        if background not in list(BACKGROUNDS):  # a list compares where a dict hashes
+            raise ValueError(f"`module__background` must be 'constant', 'linear' or None; got {background!r}.")
+        self.peak, self.background = peak, background
+        self.function = _SumOfPeaks(self.n_peaks, peak, background)
+        limits = {f"{name}{k + 1}": b for k in range(self.n_peaks) for name, b in peak.default_bounds.items()}
+        own = list(inspect.signature(peak.function).parameters)[1:]
+        if isinstance(bounds, Mapping):  # a name without a number stands for all peaks
+            every = {f"{name}{k + 1}": b for k in range(self.n_peaks) for name, b in bounds.items() if name in own}
+            bounds = every | {name: b for name, b in bounds.items() if name not in own}
+        bounds = merged_bounds(limits, bounds)
+        super().__init__(n_features_in, feature_names_in, bounds=bounds, fixed=fixed, **initial)
+
+    def guess(self, x: Tensor, y: Tensor, weights: Tensor) -> dict[str, float]:
+        x, y, weights, height = scaled(x, y, weights)
+        names = [f"center{k + 1}" for k in range(self.n_peaks)]
+        given = [self._parameters[name].item() if name in self._given else None for name in names]  # type: ignore[union-attr]
+        degree = len(BACKGROUNDS[self.background]) - 1
+        trials = [
+            _place_all(self.peak, x, y, weights, given, start, degree, favor)
+            for start in _backgrounds(x, y, weights, degree)
+            for favor in ((1.0,) if self.n_peaks == 1 else (1.0, 0.5))
+        ]
+        _, peaks, level = min(trials, key=lambda trial: trial[0])
+        free = iter(sorted((p for p, c in zip(peaks, given, strict=True) if c is None), key=lambda p: p["center"]))
+        ordered = [p if c is not None else next(free) for p, c in zip(peaks, given, strict=True)]
+        guessed = {f"{name}{k}": value for k, p in enumerate(ordered, 1) for name, value in p.items()}
+        guessed |= dict(zip(BACKGROUNDS[self.background], level, strict=True))
+        linear = {*BACKGROUNDS[self.background], *(f"{next(iter(p))}{k}" for k, p in enumerate(ordered, 1))}
+        return {name: value * (height if name in linear else 1) for name, value in guessed.items()}
+
+
+BACKGROUNDS: dict[str | None, tuple[str, ...]] = {"constant": ("offset",), "linear": ("offset", "slope"), None: ()}
+
+
+class _SumOfPeaks:
+    """The function of `Peaks`: a callable that pickles, with a signature that names its parameters."""
+
+    def __init__(self, n_peaks: int, peak: type[Peak], background: str | None) -> None:
+        self.peak = peak
+        self.own = list(inspect.signature(peak.function).parameters)[1:]
+        self.suffixes = range(1, n_peaks + 1)
+        names = [f"{name}{k}" for k in self.suffixes for name in self.own] + list(BACKGROUNDS[background])
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        self.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in ["x", *names]])
+        self.__name__ = f"{n_peaks} x {peak.__name__}"
+
+    def __call__(self, x: Tensor, **parameters: Tensor) -> Tensor:
+        total = parameters["offset"] if "offset" in parameters else torch.zeros_like(x)
+        if "slope" in parameters:
+            total = total + parameters["slope"] * x
+        for k in self.suffixes:
+            total = total + self.peak.function(x, *(parameters[f"{name}{k}"] for name in self.own))
+        return total
+
+
+def _backgrounds(x: Tensor, y: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
+    """Return backgrounds to start from: through the ends of the data, and along its lower and its upper side."""
+    if degree < 0:
+        return [torch.zeros_like(y)]
+
+    def fitted(rows: Tensor) -> Tensor:
+        line = polynomial(x[rows], y[rows], weights[rows], degree if int(rows.sum()) > degree else 0)
+        return sum((c * x**k for k, c in enumerate(line)), torch.zeros_like(y))
+
+    everything = torch.ones_like(y, dtype=torch.bool)
+    ends = everything.clone()
+    n_ends = max(len(y) // 12, 1)
+    ends[n_ends : len(y) - n_ends] = False
+    found = [fitted(ends)]
+    for sign in (1, -1):
+        rows = everything
+        for _ in range(4):
+            side = sign * (y - fitted(rows)) <= 0
+            rows = side if bool(side.any()) else rows
+        found.append(fitted(rows))
+    return found
+
+
+def _place_all(
+    kind: type[Peak],
+    x: Tensor,
+    y: Tensor,
+    weights: Tensor,
+    centers: list[float | None],
+    level: Tensor,
+    degree: int,
+    favor: float,
+) -> tuple[float, list[dict[str, float]], list[float]]:
+    """Return the loss, the peaks and the coefficients of the background, starting from one background."""
+    peaks: list[dict[str, Any]] = [{} for _ in centers]
+    parts = [torch.zeros_like(y) for _ in centers]
+    order = sorted(range(len(centers)), key=lambda k: centers[k] is None)  # known centers first
+    result: tuple[float, list[dict[str, float]], list[float]] = (math.inf, [], [])
+    for _ in range(N_ROUNDS if len(centers) > 1 else 2):
+        for k in order:
+            rest = y - level - sum(part for i, part in enumerate(parts) if i != k)
+            peaks[k] = place_peak(kind, x, rest, weights, centers[k], favor)
+            parts[k] = kind.function(x, *x.new_tensor(list(peaks[k].values())))
+        columns = [*parts, *(x**j for j in range(degree + 1))]
+        _, factors = best_candidate([column[None] for column in columns], y, weights)
+        scaled = [
+            {n: v * (f if i == 0 else 1) for i, (n, v) in enumerate(p.items())}
+            for p, f in zip(peaks, factors[: len(peaks)], strict=True)
+        ]
+        line = factors[len(peaks) :]
+        level = sum((c * x**j for j, c in enumerate(line)), torch.zeros_like(y))
+        parts = [part * factor for part, factor in zip(parts, factors[: len(parts)], strict=True)]
+        loss = float((weights * (y - level - sum(parts)).square()).sum())
+        if loss < result[0]:
+            result = loss, scaled, line
+    return result
