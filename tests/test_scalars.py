@@ -42,7 +42,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("indices", [None, torch.tensor([1])], ids=["all", "one"])
-@pytest.mark.parametrize("chunk", [5, 12])
+@pytest.mark.parametrize("chunk", [2, 5, 12])
 @pytest.mark.parametrize("name", [*ELEMENTWISE, *OTHERS])
 def test_rows_equal_autograd(name, chunk, indices):
     function = ModuleFunction(Scalars((ELEMENTWISE | OTHERS)[name]))

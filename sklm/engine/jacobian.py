@@ -16,6 +16,7 @@ the same chunks as its rows.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import warnings
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from sklm.engine.layerwise import LayerwiseJacobian
 from sklm.engine.scalars import CHECKED_ROWS, ScalarJacobian
 
 _RNG_LOCK = threading.RLock()
@@ -235,6 +237,10 @@ class ModuleFunction:
         self.vmap_works = True
         all_scalar = all(p.ndim == 0 for p in self.parameters.values())
         self.scalars = ScalarJacobian(list(self.parameters)) if all_scalar else None
+        starts = [0, *itertools.accumulate(self.sizes.values())]
+        self.layerwise = LayerwiseJacobian.for_module(
+            module, {name: starts[i] for name, i in self.places}, self.n_params
+        )
 
     @property
     def device(self) -> torch.device:
@@ -304,25 +310,55 @@ class ModuleFunction:
         chunk : int
             Samples at once.
         """
-        if self._scalars_work(vector, inputs, factor, seed):
+        if self._scalars_work(vector, inputs, factor, seed, chunk):
             for start, part in _chunks(inputs, chunk):
                 jacobian = self._scalar_rows(vector, part)
                 selected_columns = jacobian if indices is None else jacobian[:, indices]
                 yield factor[start : start + chunk] * selected_columns[:, None, :]
             return
+        if self._layerwise_works(vector, inputs, factor, seed, chunk):
+            for start, part in _chunks(inputs, chunk):
+                own = factor[start : start + chunk]
+                block = self._layerwise_rows(vector, part, own)
+                if block is None:  # the module takes another way for these samples
+                    block = next(self._functional_rows(vector, None, part, own, seed=None, chunk=chunk))
+                yield block if indices is None else block[:, :, indices]
+            return
         yield from self._functional_rows(vector, indices, inputs, factor, seed=seed, chunk=chunk)
 
-    def _scalars_work(self, vector: Tensor, inputs: Any, factor: Tensor, seed: int | None) -> bool:
+    def _layerwise_works(self, vector: Tensor, inputs: Any, factor: Tensor, seed: int | None, chunk: int) -> bool:
+        """Return whether the rows may come layer by layer; see on the first use."""
+        layerwise = self.layerwise
+        if layerwise is None or seed is not None:
+            return False
+        if layerwise.works is None:
+            few, whole = slice(0, min(CHECKED_ROWS, chunk)), slice(0, chunk)
+            blocks = self._functional_rows(vector, None, take(inputs, few), factor[few], seed=None, chunk=CHECKED_ROWS)
+            expected = next(iter(blocks))
+            found = self._layerwise_rows(vector, take(inputs, whole), factor[whole])
+            tolerance = torch.finfo(vector.dtype).eps ** 0.5
+            layerwise.works = found is not None and torch.allclose(
+                found[few], expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()), equal_nan=True
+            )
+        return layerwise.works
+
+    def _layerwise_rows(self, vector: Tensor, inputs: Any, factor: Tensor) -> Any:
+        leaf = vector.detach().requires_grad_()
+        layerwise: Any = self.layerwise
+        return layerwise.rows(lambda: flat_output(self._call(leaf, inputs), len(factor)), factor)
+
+    def _scalars_work(self, vector: Tensor, inputs: Any, factor: Tensor, seed: int | None, chunk: int) -> bool:
         """Return whether the rows may come from copies of scalar parameters; see on the first use."""
         scalars = self.scalars
         if scalars is None or seed is not None or factor.shape[2] != 1:
             return False
         if scalars.works is None:
-            few = slice(0, CHECKED_ROWS)
+            few, whole = slice(0, min(CHECKED_ROWS, chunk)), slice(0, chunk)
             blocks = self._functional_rows(
                 vector, None, take(inputs, few), torch.ones_like(factor[few, :1]), seed=None, chunk=CHECKED_ROWS
             )
-            scalars.check(self._call_named, vector, inputs, len(factor), next(iter(blocks))[:, 0])
+            expected = next(iter(blocks))[:, 0]
+            scalars.check(self._call_named, vector, take(inputs, whole), len(factor[whole]), expected)
         return bool(scalars.works)
 
     def _scalar_rows(self, vector: Tensor, inputs: Any) -> Tensor:

@@ -1,0 +1,208 @@
+"""Rows layer by layer against autograd, one sample and one output at a time, on a zoo of architectures."""
+
+import pytest
+import torch
+from torch import nn
+
+from sklm.engine.jacobian import ModuleFunction, steady_batchnorm, take
+
+N = 6
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, X):
+        X = X + torch.tanh(self.first(X))
+        return self.last(X + torch.tanh(self.second(X)))
+
+
+class Twice(nn.Module):
+    """One layer that runs twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.last = nn.Linear(3, 3), nn.Linear(3, 1)
+
+    def forward(self, X):
+        return self.last(torch.tanh(self.layer(torch.tanh(self.layer(X)))))
+
+
+class Tied(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.two.weight = self.one.weight
+
+    def forward(self, X):
+        return self.two(torch.tanh(self.one(X)))
+
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.idle, self.layer = nn.Linear(4, 4), nn.Linear(3, 2)
+
+    def forward(self, X):
+        return self.layer(X)
+
+
+class Outside(nn.Module):
+    """Uses a weight outside its layer too."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, X):
+        return self.layer(X) * self.layer.weight.square().sum()
+
+
+class Words(nn.Module):
+    def __init__(self, padding_idx=None):
+        super().__init__()
+        self.embedding, self.last = nn.Embedding(5, 3, padding_idx=padding_idx), nn.Linear(3, 2)
+
+    def forward(self, X):
+        return self.last(torch.tanh(self.embedding(X)).mean(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru, self.last = nn.GRU(2, 3, batch_first=True), nn.Linear(3, 1)
+
+    def forward(self, X):
+        return self.last(self.gru(X)[0][:, -1])
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention, self.last = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 1)
+
+    def forward(self, X):
+        return self.last(self.attention(X, X, X, need_weights=False)[0].mean(1))
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.gain = nn.Linear(3, 2), nn.Parameter(torch.ones(2))
+
+    def forward(self, X):
+        return self.gain * self.layer(X)
+
+
+def frozen():
+    module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    module[0].weight.requires_grad_(False)
+    return module
+
+
+def batch_norm():
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1))
+    module[1].running_mean += torch.arange(4.0)
+    module[1].running_var += torch.arange(4.0)
+    return module
+
+
+def image_batch_norm():
+    return nn.Sequential(nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3), nn.Tanh(), nn.Flatten(), nn.Linear(27, 2))
+
+
+# module, shape of one sample, whether its rows come layer by layer
+ZOO = {
+    "linear": (lambda: nn.Linear(3, 2), (3,), True),
+    "without bias": (lambda: nn.Sequential(nn.Linear(3, 4, bias=False), nn.Tanh(), nn.Linear(4, 2)), (3,), True),
+    "deep": (lambda: nn.Sequential(*[m for _ in range(3) for m in (nn.Linear(3, 3), nn.Tanh())]), (3,), True),
+    "linear over time": (
+        lambda: nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(8, 1)),
+        (4, 3),
+        True,
+    ),
+    "residual": (Residual, (3,), True),
+    "a layer twice": (Twice, (3,), True),
+    "tied weights": (Tied, (3,), True),
+    "frozen": (frozen, (3,), True),
+    "an unused layer": (Unused, (3,), True),
+    "layer norm": (lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)), (3,), True),
+    "layer norm over time": (lambda: nn.Sequential(nn.LayerNorm(3), nn.Flatten(), nn.Linear(12, 1)), (4, 3), True),
+    "batch norm": (batch_norm, (3,), True),
+    "image batch norm": (image_batch_norm, (2, 4, 4), True),
+    "convolution": (
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 3, (2, 3), stride=2, padding=(1, 0)), nn.Tanh(), nn.Flatten(), nn.Linear(18, 2)
+        ),
+        (2, 5, 6),
+        True,
+    ),
+    "dilated convolution": (
+        lambda: nn.Sequential(nn.Conv1d(2, 3, 3, dilation=2, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(15, 1)),
+        (2, 7),
+        True,
+    ),
+    "grouped convolution": (lambda: nn.Sequential(nn.Conv1d(2, 2, 2, groups=2), nn.Flatten()), (2, 3), False),
+    "embedding": (Words, (4,), True),
+    "embedding with padding": (lambda: Words(0), (4,), True),
+    "relu in place": (lambda: nn.Sequential(nn.Linear(3, 8), nn.ReLU(inplace=True), nn.Linear(8, 1)), (3,), None),
+    "a weight outside its layer": (Outside, (3,), False),
+    "a parameter of its own": (Gated, (3,), False),
+    "GRU": (Recurrent, (4, 2), False),
+    "attention": (Attention, (3, 4), False),
+}
+
+
+def built(name):
+    make, shape, expected = ZOO[name]
+    torch.manual_seed(0)
+    module = make().double()
+    X = torch.randint(0, 5, (N, *shape)) if "embedding" in name else torch.randn(N, *shape, dtype=torch.float64)
+    return module, X, expected
+
+
+@pytest.mark.parametrize("indices", [None, torch.tensor([0, 2, 5])], ids=["all", "some"])
+@pytest.mark.parametrize("chunk", [2, 4, N])
+@pytest.mark.parametrize("name", ZOO)
+def test_rows_equal_autograd(name, chunk, indices):
+    with torch.random.fork_rng():
+        module, X, expected = built(name)
+    function = ModuleFunction(module)
+    vector = function.vector()
+    generator = torch.Generator().manual_seed(1)
+    with steady_batchnorm(module):
+        n_outputs = function.outputs(vector, X).shape[1]
+        factor = torch.randn(N, 2, n_outputs, dtype=torch.float64, generator=generator)
+        rows = torch.cat(list(function.rows(vector, indices, X, factor, chunk=chunk)))
+        samples = [take(X, slice(i, i + 1)) for i in range(N)]
+        jacobians = [
+            torch.autograd.functional.jacobian(lambda v, x=sample: function.outputs(v, x)[0], vector)
+            for sample in samples
+        ]
+    wanted = factor @ torch.stack(jacobians)
+    torch.testing.assert_close(rows, wanted if indices is None else wanted[:, :, indices], rtol=1e-10, atol=1e-12)
+    if expected is not None:
+        assert bool(function.layerwise is not None and function.layerwise.works) == expected
+
+
+def test_the_module_keeps_no_hooks():
+    module, X, _ = built("deep")
+    function = ModuleFunction(module)
+    next(function.rows(function.vector(), None, X, torch.ones(N, 1, 3, dtype=torch.float64), chunk=N))
+    assert function.layerwise.works
+    assert not any(layer._forward_hooks for layer in module.modules())
+
+
+def test_float32():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
+    function, X = ModuleFunction(module), torch.randn(N, 3)
+    vector, factor = function.vector(), torch.ones(N, 1, 1)
+    rows = next(function.rows(vector, None, X, factor, chunk=N))
+    assert function.layerwise.works
+    expected = next(function._functional_rows(vector, None, X, factor, seed=None, chunk=N))
+    torch.testing.assert_close(rows, expected)
