@@ -816,6 +816,7 @@ def interrupted_decay(calls, stop_at=None):
 
 
 @pytest.mark.parametrize("later", [0.02, 0.4, 0.7, 0.97])
+@pytest.mark.usefixtures("ctrl_c")
 def test_interrupt_in_a_later_start_keeps_the_best(later):
     counts = []
     for n_init in (1, 2):
@@ -832,6 +833,7 @@ def test_interrupt_in_a_later_start_keeps_the_best(later):
     np.testing.assert_allclose(model.predict(X), first.predict(X), rtol=1e-6)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_interrupt_before_the_first_epoch_leaves_the_estimator_as_it_was():
     model = LMRegressor(interrupted_decay([], 3), n_init=2, random_state=0)
     before = dict(vars(model))
@@ -852,6 +854,7 @@ class CtrlC(Callback):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_interrupt_within_a_callback_of_a_later_start():
     first = LMRegressor(DECAY, random_state=0, callbacks=[]).fit(X, y)
     model = LMRegressor(DECAY, n_init=3, random_state=0, callbacks=[CtrlC(first.n_iter_ + 1)])
