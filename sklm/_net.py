@@ -85,6 +85,10 @@ HINTS = {
     "learning_rate_init": "lr",
     "loss": "criterion",
     "curvature": "criterion__curvature",
+    "bounds": "module__bounds",
+    "fixed": "module__fixed",
+    "sigma": "fit(..., sample_weight=1 / sigma**2)",
+    "p0": "module__name for every parameter",
 }  # names of scikit-learn's MLP and others, for messages
 # Where a curve's first run has not converged: from the same start with another scaling, and ten times the epochs.
 SECOND_SCALING, SECOND_EPOCHS = "identity", 10
@@ -158,6 +162,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 raise TypeError(
                     f"{type(self).__name__}() got an unexpected keyword argument {name!r}"
                     + (f"; did you mean {HINTS[name]!r}?" if name in HINTS else did_you_mean(name, known))
+                    + " Parameters of the module have the prefix module__."
                 )
         for name, value in arguments.items():
             if name not in ("self", "kwargs", "__class__"):
@@ -437,7 +442,15 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             self.device_ = resolve_device(self.device)
             self.dtype_ = DTYPES.get(dtype_name(self.dtype), torch.float64)
         self._split_seed = draw_seed(self.random_state)
-        self._initialize_parts(None, self._split_seed)
+        try:
+            self._initialize_parts(None, self._split_seed)
+        except ValueError as error:
+            if not is_curve(self.module):
+                raise
+            raise ValueError(
+                f"{error} Before `fit` the columns of X are not known: pass `module__n_features_in` and "
+                "`module__feature_names_in`, or save and load curves with pickle or joblib."
+            ) from error
         return self
 
     def _initialize_parts(self, data: Data | None, seed: int) -> None:
@@ -502,6 +515,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         else:
             module = self._call_factory(keywords, seed)
         if isinstance(module, Curve):
+            self._input_columns = module.input_columns
             module.keep_inputs()
         return module.to(device=self.device_, dtype=self.dtype_)
 
@@ -750,6 +764,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             self.fit_loop(data, epochs=max_epochs)
             run.exhausted = True
             run.verdict, run.reason = "Not converged", f"max_epochs={self.max_epochs} reached"
+            if run.second:
+                run.reason += f", and {SECOND_EPOCHS} times as many with a second strategy"
         except StopTraining:
             pass
         except KeyboardInterrupt as interrupt:
@@ -883,6 +899,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             if self.batch_size == -1
             else "Raise max_epochs or batch_size, lower lr, or set early_stopping=True."
         )
+        if self.optimizer_.is_curve:
+            advice = "The curve may not suit the data; give initial values or bounds, or raise max_epochs."
         warnings.warn(
             f"max_epochs={self.max_epochs} reached before a stopping test passed; loss {self.loss_:.6g}. {advice}",
             ConvergenceWarning,

@@ -92,7 +92,7 @@ class Summary:
 
     def _header(self) -> list[str]:
         percent = f"{100 * self.level:g} %"
-        return [*COLUMNS[:4], f"{percent} lower", "upper"]
+        return [*COLUMNS[:4], f"lower {percent}", f"upper {percent}"]
 
     def _cells(self) -> list[list[str]]:
         rows = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -70,6 +71,9 @@ class Uncertainty(LMNet):
             absolute_sigma=bool(self.absolute_sigma),
         )
 
+    def _has_weights(self) -> bool:
+        return self._training_rows is not None and self._training_rows.weights is not None
+
     def _infer(self) -> Inference:
         settings = self._kind()
         kept = self.__dict__.get("_inferred")
@@ -110,7 +114,10 @@ class Uncertainty(LMNet):
 
     @property
     def residual_variance_(self) -> float | np.ndarray:
-        """Weighted sum of squared residuals over the degrees of freedom; for several outputs an array."""
+        """Weighted sum of squared residuals over the degrees of freedom; for several outputs an array.
+
+        For a robust loss the square of 1.4826 times the median of their sizes, which outliers do not move.
+        """
         return _single(self._infer().residual_variance)
 
     @property
@@ -136,12 +143,18 @@ class Uncertainty(LMNet):
 
     @property
     def aic_(self) -> float:
-        """Akaike's criterion n log(chi_square / n) + 2 p; deviance + 2 p for a Poisson loss. As lmfit defines it."""
+        """Akaike's criterion n log(chi_square / n) + 2 p; deviance + 2 p for a Poisson loss. As lmfit defines it.
+
+        nan for a robust loss, which is no likelihood.
+        """
         return self._infer().aic
 
     @property
     def bic_(self) -> float:
-        """Schwarz's criterion n log(chi_square / n) + p log(n); deviance + p log(n) for a Poisson loss."""
+        """Schwarz's criterion n log(chi_square / n) + p log(n); deviance + p log(n) for a Poisson loss.
+
+        nan for a robust loss.
+        """
         return self._infer().bic
 
     def confidence_intervals(
@@ -217,8 +230,8 @@ class Uncertainty(LMNet):
         level : float in (0, 1), default=0.95
         kind : {"confidence", "prediction"}, default="confidence"
             For the curve, or for a new measurement.
-        sample_weight : array of shape (n_samples,), default=None
-            Weights of the new measurements, as in `fit`; None for ones.
+        sample_weight : float or array of shape (n_samples,), default=None
+            Weights of the new measurements, as in `fit`; None for ones, with a warning if the fit had weights.
 
         Returns
         -------
@@ -239,6 +252,14 @@ class Uncertainty(LMNet):
                 raise ValueError(f"kind='prediction' needs a loss of residuals; got {self.criterion_}.")
             noise = np.ones_like(found.residual_variance) if self.absolute_sigma else found.residual_variance
             weights = np.ones(len(variance))
+            if sample_weight is None and self._has_weights():
+                warnings.warn(
+                    "the fit had sample weights; without `sample_weight` a new measurement has weight 1"
+                    + (", so sigma = 1." if self.absolute_sigma else ".")
+                    + " Pass sample_weight, for instance 1 / sigma**2.",
+                    UserWarning,
+                    stacklevel=2,
+                )
             if sample_weight is not None:
                 weights = _check_sample_weight(sample_weight, variance, dtype=np.float64, ensure_non_negative=True)
             with np.errstate(divide="ignore"):
@@ -292,15 +313,19 @@ class Uncertainty(LMNet):
             p = 2 * stats.t.sf(abs(t), found.dof) if found.dof > 0 else np.nan
             rows.append([value, error, t, p, *intervals[name]])
             notes.append(found.reasons.get(name, "") if name in found.names else "fixed")
-        variance = found.residual_variance
+        variance, weighted = found.residual_variance, self._has_weights()
         statistics = {
             "Loss": str(self.criterion_),
             "Rows, parameters": f"{found.n_samples}, {len(found.names)}"
             + (f" ({found.n_effective:.4g} effective)" if self.optimizer_.param_groups[0]["alpha"] else ""),
             "Degrees of freedom": f"{self.dof_:.6g}",
-            "Residual std. dev.": ", ".join(f"{root:.6g}" for root in np.sqrt(variance)),
-            "Chi-square, reduced": f"{found.chi_square:.6g}, {self.reduced_chi_square_:.6g}",
-            "AIC, BIC": f"{found.aic:.6g}, {found.bic:.6g}",
+            f"{'Weighted residual' if weighted else 'Residual'} std. dev.": ", ".join(
+                f"{root:.6g}" for root in np.sqrt(variance)
+            ),
+            "Chi-square": f"{found.chi_square:.6g}",
+            "Reduced chi-square": f"{self.reduced_chi_square_:.6g}",
+            "AIC": f"{found.aic:.6g}",
+            "BIC": f"{found.bic:.6g}",
             "Covariance": self.covariance + (", sigma as given" if self.absolute_sigma else ""),
         }
         correlation = np.abs(np.triu(np.nan_to_num(found.correlation), 1))
@@ -323,9 +348,13 @@ class Uncertainty(LMNet):
             return
         found = self._infer()
         remarks = [f"{name} is {why}" for name, why in found.reasons.items() if why.startswith("at its bound")]
-        remarks += found.unidentified
-        if remarks:
-            self.message_ = f"{self.message_.removesuffix('.')}; {'; '.join(remarks)}."
+        doubts = list(dict.fromkeys(found.unidentified))
+        if self.dof_ <= 0 and not doubts:
+            doubts = [f"{found.n_samples} rows leave no degrees of freedom for {len(found.names)} parameters"]
+        if remarks or doubts:
+            self.message_ = f"{self.message_.removesuffix('.')}; {'; '.join([*remarks, *doubts])}."
+        if doubts:
+            warnings.warn(f"{'; '.join(doubts)}.", UserWarning, stacklevel=3)
 
 
 def _single(values: np.ndarray) -> float | np.ndarray:

@@ -6,7 +6,8 @@ classical covariance of least squares is
     C = s^2 (sum w_i J_i' J_i + alpha I)^-1,      s^2 = sum w_i r_i^2 / dof,      dof = n - p_eff,
 
 with p_eff = tr((H + alpha I)^-1 H), the number of parameters that the data determine (MacKay 1992), p for alpha = 0.
-Weights are relative precisions, as `sigma` in `scipy.optimize.curve_fit`: n counts the rows with a positive weight.
+Weights are relative precisions, or with `absolute_sigma` (s = 1) true ones, as `sigma` in `scipy.optimize.curve_fit`: n
+counts the rows with a positive weight.
 
 * Several outputs have a variance s_k^2 each, with n - p_eff / n_outputs degrees of freedom, and
   C = H^-1 (sum_k s_k^2 H_k) H^-1 with the curvature H_k of output k: exact for outputs that share no parameter.
@@ -45,6 +46,7 @@ MAX_PARAMS = 5000  # a covariance of 200 MB
 RANK_TOLERANCE = 1e-9  # of the singular values, with columns of norm 1
 LEAK = 1e-6  # share of a prediction's derivative in such directions from which its variance is infinite
 NO_DOF = 1e-9  # degrees of freedom, relative to the rows, that are rounding
+MAD = 1.4826  # standard deviation of a normal variable over the median of its size
 SHARE = 1e-2  # of a direction that the data do not determine: a parameter with less does not belong to it
 
 
@@ -253,6 +255,11 @@ class _Curvature:
         if self.problem.alpha:
             self.n_effective = float((self.triangle @ self.inverse_root).square().sum())
 
+    def _robust_variance(self) -> Tensor:
+        """Return the squared median size of the weighted residuals, in units of a normal standard deviation."""
+        sizes = (self.problem.weights.sqrt()[:, None] * (self.outputs - self.targets)).abs()
+        return (MAD * sizes.quantile(0.5, dim=0)).square()
+
     def _barely_curved(self) -> bool:
         """Return whether hardly more residuals than parameters have a psi', so that its mean says nothing."""
         return not isinstance(self.loss, SquaredError) and self.n_curved <= 2 * self.n_effective
@@ -268,9 +275,11 @@ class _Curvature:
         if self.has_residuals:
             squares = (weights * (self.outputs - self.targets).square()).sum(0)
             chi_square = float(squares.sum())
+            fit = math.nan
+            if isinstance(self.loss, SquaredError):
+                fit = n_samples * float(torch.log(squares / n_samples).sum())
             if dof:
-                variance = squares / dof
-            fit = n_samples * float(torch.log(squares / n_samples).sum())
+                variance = squares / dof if isinstance(self.loss, SquaredError) else self._robust_variance()
         else:
             chi_square = fit = 2 * float(problem.weights @ self.loss.value(self.outputs, self.targets))
         known = problem.absolute_sigma or not self.has_residuals
@@ -350,7 +359,11 @@ class _Curvature:
         for i in (self.null.abs() > SHARE).any(1).nonzero()[:, 0].tolist():
             reasons[names[positions[i]]] = "not identifiable"
         if not is_finite:
-            why = "too few residuals in the curved part of the loss" if dof else "no degrees of freedom are left"
+            why = (
+                "the loss has no curvature at most residuals; use soft_l1 or huber"
+                if dof
+                else "no degrees of freedom are left"
+            )
             reasons |= {name: why for name in names if name not in reasons}
         return reasons, sentences
 

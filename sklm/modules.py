@@ -47,6 +47,7 @@ class MLP(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> from sklm import MLP
     >>> MLP(3, 1, hidden_layer_sizes=(5,))(torch.zeros(2, 3)).shape
     torch.Size([2, 1])

@@ -542,6 +542,7 @@ def test_profile_of_robust_losses_is_refused():
         model.profile("a")
 
 
+@pytest.mark.filterwarnings("ignore:the fit had sample weights")
 @pytest.mark.parametrize("level", [0.8, 0.95])
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["unit", "weights"])
 @pytest.mark.parametrize("fit", [fit_linear, fit_module], ids=["formula", "nn.Linear"])
@@ -556,6 +557,7 @@ def test_intervals_of_predictions_are_those_of_statsmodels(fit, weights, level):
     assert_allclose(interval, oracle.conf_int(obs=True, alpha=1 - level), rtol=RTOL)
 
 
+@pytest.mark.filterwarnings("ignore:the fit had sample weights")
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["unit", "weights"])
 def test_intervals_of_several_outputs(weights):
     model = fit_module(Y2, weights)
@@ -574,6 +576,7 @@ def test_interval_of_predictions_from_the_sandwich():
     assert_allclose(std, np.sqrt(np.einsum("ij,jk,ik->i", NEW_DESIGN, covariance, NEW_DESIGN)), rtol=RTOL)
 
 
+@pytest.mark.filterwarnings("ignore:the fit had sample weights")
 def test_interval_of_predictions_with_known_sigma():
     model = fit_decay(PRECISION, absolute_sigma=True)
     values, covariance = scipy_decay(sigma=SIGMA, absolute_sigma=True)
@@ -637,6 +640,7 @@ def test_all_parameters_at_bounds():
     assert np.isfinite(model.predict(x[:, None], return_std=True)[1]).all()
 
 
+@pytest.mark.filterwarnings("ignore:parameters .* not separately")
 def test_parameters_that_only_their_product_fixes():
     oracle = sm.OLS(Y, DESIGN[:, :2]).fit()
     model = LMRegressor("a*b*x0+c").fit(X, Y)
@@ -648,6 +652,7 @@ def test_parameters_that_only_their_product_fixes():
     assert model.summary().notes == ["not identifiable", "not identifiable", ""]
 
 
+@pytest.mark.filterwarnings("ignore:parameter c has no influence")
 def test_parameter_without_influence():
     oracle = sm.OLS(Y, DESIGN[:, :2]).fit()
     model = LMRegressor("a+b*x0+0*c").fit(X, Y)
@@ -670,6 +675,7 @@ def test_predictions_along_what_the_data_do_not_tell_have_no_small_error():
 POLYNOMIALS = {2: "a+b*x", 3: "a+b*x+c*x**2", 4: "a+b*x+c*x**2+d*x**3"}
 
 
+@pytest.mark.filterwarnings("ignore:.* rows leave no degrees")
 @pytest.mark.parametrize("kind", ["classical", "sandwich"])
 @pytest.mark.parametrize("n_params", POLYNOMIALS)
 def test_no_degrees_of_freedom(n_params, kind):
@@ -683,6 +689,7 @@ def test_no_degrees_of_freedom(n_params, kind):
         assert np.isnan(model.predict_interval(X)).all()
 
 
+@pytest.mark.filterwarnings("ignore:parameters .* not separately")
 @pytest.mark.parametrize("n_params", POLYNOMIALS)
 def test_fewer_rows_than_parameters(n_params):
     X = np.linspace(0.1, 1, n_params - 1)[:, None]
@@ -693,6 +700,7 @@ def test_fewer_rows_than_parameters(n_params):
     assert np.isnan(list(model.confidence_intervals().values())).all()
 
 
+@pytest.mark.filterwarnings("ignore:.* rows leave no degrees")
 def test_known_sigma_needs_no_degrees_of_freedom():
     X, y = np.array([[0.0], [1.0], [2.0]]), np.array([1.0, 3.0, 2.0])
     design = np.vander(X[:, 0], increasing=True)
@@ -700,6 +708,7 @@ def test_known_sigma_needs_no_degrees_of_freedom():
     assert_allclose(model.covariance_, np.linalg.inv(design.T @ design), rtol=RTOL)
 
 
+@pytest.mark.filterwarnings("ignore:.* rows leave no degrees")
 def test_sandwich_without_degrees_of_freedom_says_so_with_known_sigma():
     X, y = np.array([[0.0], [1.0], [2.0]]), np.array([1.0, 3.0, 2.0])
     model = LMRegressor(POLYNOMIALS[3], absolute_sigma=True, covariance="sandwich").fit(X, y)
@@ -747,13 +756,18 @@ def test_summary_has_the_numbers_of_statsmodels():
     assert list(frame["note"]) == [""] * 4
 
 
+def unidentified():
+    with pytest.warns(UserWarning, match="not separately identifiable"):
+        return LMRegressor("longname*b*x0+c").fit(X, Y)
+
+
 @pytest.mark.parametrize(
     "model",
     [
         fit_decay(),
         fit_decay(module__bounds={"c": (0.6, None)}),
         fit_decay(module__a=2.95, module__fixed=["a"]),
-        LMRegressor("longname*b*x0+c").fit(X, Y),
+        unidentified(),
         fit_module(Y2),
     ],
     ids=["plain", "bound", "fixed", "unidentified", "module"],
@@ -777,7 +791,7 @@ def test_summary_states_the_fit():
     assert re.search(r"Rows, parameters +60, 3\n", text)
     assert re.search(r"Degrees of freedom +57\n", text)
     assert re.search(r"Covariance +sandwich", text)
-    assert "50 % lower" in text
+    assert "lower 50 %" in text
 
 
 def test_summary_lists_high_correlations():
@@ -1021,3 +1035,38 @@ def test_too_many_parameters_are_refused():
         model.fit(np.ones((4, 2500)), np.ones((4, 2)))
     with pytest.raises(ValueError, match="covariance of 5002 parameters"):
         model.covariance_  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("formula", "rows", "message"),
+    [
+        ("a * b * x", 20, "parameters a and b are not separately identifiable"),
+        ("a * x + b", 2, "2 rows leave no degrees of freedom for 2 parameters"),
+    ],
+    ids=["rank", "rows"],
+)
+def test_doubts_are_warnings(formula, rows, message):
+    with pytest.warns(UserWarning, match=message):
+        model = LMRegressor(formula, random_state=0).fit(x[:rows, None], DECAY_Y[:rows])
+    assert message in model.message_
+
+
+def test_a_prediction_after_a_weighted_fit_asks_for_the_weight():
+    model = fit_decay(PRECISION)
+    with pytest.warns(UserWarning, match="the fit had sample weights"):
+        band = model.predict_interval(x[:, None], kind="prediction")
+    assert_array_equal(band, model.predict_interval(x[:, None], kind="prediction", sample_weight=1.0))
+    narrow = model.predict_interval(x[:, None], kind="prediction", sample_weight=PRECISION)
+    assert (np.diff(narrow) < np.diff(band)).all()
+
+
+def test_outliers_leave_the_prediction_of_a_robust_fit_alone():
+    y = DECAY_Y.copy()
+    y[::15] += 5
+    model = LMRegressor("a * exp(-b * x) + c", criterion="cauchy", criterion__delta=0.1, random_state=0).fit(
+        x[:, None], y
+    )
+    clean = LMRegressor("a * exp(-b * x) + c", random_state=0).fit(x[:, None], DECAY_Y)
+    assert model.residual_variance_ == pytest.approx(clean.residual_variance_, rel=0.5)
+    assert np.isnan(model.aic_)
+    assert np.isnan(model.bic_)

@@ -9,6 +9,7 @@ import inspect
 import math
 import numbers
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -37,7 +38,7 @@ class Curve(nn.Module):
     feature_names_in : sequence of str, default=None
         Names of the columns. Names that the formula, or the arguments of the function, share with the columns are
         inputs; all other names are parameters. Without such names a single column is ``x`` and several are ``x0``,
-        ``x1``, ... in a formula, and a function takes the columns as its leading arguments.
+        ``x1``, ...; a function without these takes the columns as its leading arguments.
     bounds : dict of str to (lower, upper), default=None
         Bounds of parameters; None or an infinity for no bound.
     fixed : str or sequence of str, default=()
@@ -60,6 +61,7 @@ class Curve(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> from sklm.curves import Curve
     >>> Curve("a * exp(-b * x)", a=2.0, b=0.0)(torch.zeros(3, 1)).tolist()
     [2.0, 2.0, 2.0]
@@ -93,8 +95,10 @@ class Curve(nn.Module):
         values = {**defaults, **{name: _number(f"module__{name}", value) for name, value in initial.items()}}
         self._box = _checked_bounds(bounds or {}, names, values)
         self._given = set(values)
-        if not isinstance(fixed, Iterable):
-            raise ValueError(f"`module__fixed` must be a sequence of names of parameters; got {fixed!r}.")
+        if not isinstance(fixed, Iterable) or isinstance(fixed, Mapping):
+            raise ValueError(
+                f"`module__fixed` must be a sequence of names, whose values are `module__name`; got {fixed!r}."
+            )
         held = [fixed] if isinstance(fixed, str) else list(fixed)
         _check_names("module__fixed: ", dict.fromkeys(held), names, columns)
         for name in held:
@@ -145,10 +149,10 @@ class Curve(nn.Module):
             else:
                 value = self._source(**columns, **parameters)
         except (RuntimeError, TypeError) as error:
-            if "numpy" in str(error).lower():
+            if any(word in str(error).lower() for word in ("numpy", "python scalar")):
                 raise ValueError(
-                    f"`module` {_text(self._source)} must be made of torch functions, torch.exp and not numpy.exp; "
-                    f"got: {error}"
+                    f"`module` {_text(self._source)} must be made of torch functions, torch.exp and not numpy.exp or "
+                    f"math.exp; got: {error}"
                 ) from error
             raise
         if not isinstance(value, (Tensor, float, int)):
@@ -235,6 +239,10 @@ class ReadyCurve(Curve):
         super().__init__(self.function, 1, None, bounds=bounds, fixed=fixed, **initial)
         self._inputs, self.input_columns = {"x": position}, [position]
 
+    def extra_repr(self) -> str:
+        text = super().extra_repr()
+        return "" if text == "function" else text
+
 
 def merged_bounds(defaults: Bounds, bounds: Bounds | None) -> Bounds:
     """Return the default bounds with those of the user over them."""
@@ -259,6 +267,7 @@ def curve(function: str | Callable[..., Tensor]) -> Callable[..., Curve]:
     Examples
     --------
     >>> import numpy as np
+    >>> import torch
     >>> from sklm import LMRegressor, curve
     >>> def decay(x, a=1.0, b=1.0):
     ...     return a * torch.exp(-b * x)
@@ -286,10 +295,11 @@ def _formula_names(formula: Formula, n_features: int, columns: list[str] | None)
         generic = {"x": 0} if n_features == 1 else {f"x{i}": i for i in range(n_features)}
         inputs = {name: generic[name] for name in formula.names if name in generic}
         if not inputs:
-            known = [*positions, *generic] if n_features < 20 else [*positions][:20]
+            known = [*(positions or generic)][:20]
             near = [m for name in formula.names for m in difflib.get_close_matches(name, known, n=1)]
             raise ValueError(
                 f"`module` {formula.text!r}, read as a formula, uses no column of X; its columns are {', '.join(known)}"
+                + (" (also x)" if positions and n_features == 1 else "")
                 + (f"; did you mean {near[0]!r}?" if near else ".")
             )
         strange = [name for name in formula.names if re.fullmatch(r"x\d*", name) and name not in inputs]
@@ -298,7 +308,16 @@ def _formula_names(formula: Formula, n_features: int, columns: list[str] | None)
                 f"`module` {formula.text!r} uses {strange[0]}, but X has {n_features} columns without these names: "
                 f"x0 to x{n_features - 1}. Correct or rename it."
             )
-    return inputs, [name for name in formula.names if name not in inputs]
+    names = [name for name in formula.names if name not in inputs]
+    for name in names:
+        near = difflib.get_close_matches(name, set(positions) - set(inputs), n=1, cutoff=0.75) if len(name) > 2 else []
+        if near:
+            warnings.warn(
+                f"`module` {formula.text!r}: {name} is a parameter; if the column {near[0]!r} is meant, correct it.",
+                UserWarning,
+                stacklevel=2,
+            )
+    return inputs, names
 
 
 def _function_names(
@@ -314,6 +333,9 @@ def _function_names(
             )
     positions = {} if columns is None else {name: i for i, name in enumerate(columns)}
     inputs = {name: positions[name] for name in arguments if name in positions}
+    generic = {"x": 0} if n_features == 1 else {f"x{i}": i for i in range(n_features)}
+    if not inputs and all(name in arguments for name in generic):
+        inputs = generic
     if not inputs:
         leading = [n for n, a in arguments.items() if a.default is a.empty and a.kind is a.POSITIONAL_OR_KEYWORD]
         if len(leading) < n_features:

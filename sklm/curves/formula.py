@@ -1,7 +1,10 @@
 """Formulas: text such as ``"a * exp(-b * x) + c"`` as a function of tensors, without running any of it as Python.
 
 The text is parsed by `ast` and every node must be on the list below: numbers, names, arithmetic, comparisons and calls
-of the functions in `FUNCTIONS`. The tree is then walked node by node, so nothing else can happen, whoever wrote the
+of the functions in `FUNCTIONS` (exp, expm1, log, log10, log1p, log2, sqrt, square, power, abs, sign, sin, cos, tan,
+arcsin, arccos, arctan, arctan2, sinh, cosh, tanh, arcsinh, arccosh, arctanh, sinc, erf, erfc, expit, softplus, gammaln,
+hypot, logaddexp, heaviside, maximum, minimum, clip, floor, ceil, where; torch's names too). The one constant is pi. The
+tree is then walked node by node, so nothing else can happen, whoever wrote the
 text.
 """
 
@@ -156,7 +159,10 @@ class Formula:
         try:
             self._body = ast.parse(text.strip(), mode="eval").body
         except SyntaxError as error:
-            raise ValueError(f"`module` {self._shown} is not a formula: {error.msg}.") from None
+            hint = "write * for a product"
+            if "=" in text or "~" in text:
+                hint = "write the right-hand side alone"
+            raise ValueError(f"`module` {self._shown} is not a formula: {error.msg}; {hint}.") from None
         except (RecursionError, MemoryError):
             raise self._too_deep() from None
         self.names: list[str] = []
@@ -244,8 +250,8 @@ class Formula:
             return values[node.id] if node.id in values else CONSTANTS[node.id]
         if isinstance(node, ast.BinOp):
             left, right = value(node.left), value(node.right)
-            if not isinstance(left, Tensor) and not isinstance(right, Tensor):
-                left = tensor(left)  # no huge integers, no division by zero of Python
+            if not isinstance(left, Tensor) and (not isinstance(right, Tensor) or isinstance(node.op, ast.Div)):
+                left = tensor(left)  # no huge integers or exceptions of Python; and torch takes 3 / x for 3 * (1 / x)
             return OPERATORS[type(node.op)](left, right)
         if isinstance(node, ast.UnaryOp):
             return OPERATORS[type(node.op)](value(node.operand))

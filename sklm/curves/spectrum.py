@@ -34,6 +34,7 @@ class Peaks(ReadyCurve):
 
     Examples
     --------
+    >>> from sklm.curves import Peaks
     >>> list(Peaks(n_peaks=1, background="linear").parameter_bounds)
     ['sigma1']
     """
