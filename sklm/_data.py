@@ -234,7 +234,7 @@ def validate_columns(estimator: Any, X: Any, find: Callable[[], list[int]], *, r
     estimator : object
         Gets or has `n_features_in_` and `feature_names_in_` of the whole table.
     X : table of shape (n_samples, n_features)
-        The other columns may hold anything.
+        The other columns may hold anything; after a fit to a frame with names, they may be missing.
     find : callable
         Returns the positions of the columns, once the facts of the table are set on `estimator`.
     reset : bool
@@ -245,9 +245,25 @@ def validate_columns(estimator: Any, X: Any, find: Callable[[], list[int]], *, r
         X = np.asarray(X)
     if len(X.shape) != 2 or issparse(X):
         return validate_inputs(estimator, X, reset=reset)[:, find()]  # raises with scikit-learn's advice
-    validate_data(estimator, X, reset=reset, skip_check_array=True)
-    columns = find()
-    used = X.iloc[:, columns] if hasattr(X, "iloc") else X[:, columns]
+    known = getattr(estimator, "feature_names_in_", None)
+    if not reset and known is not None and hasattr(X, "columns"):  # by name, in any order and without the other columns
+        names = [known[column] for column in find()]
+        missing = [name for name in names if name not in X.columns]
+        if missing:
+            raise ValueError(
+                "The feature names should match those that were passed during fit.\n"
+                f"Feature names seen at fit time, yet now missing: {', '.join(missing)}"
+            )
+        used = X[names]
+    else:
+        validate_data(estimator, X, reset=reset, skip_check_array=True)
+        columns = find()
+        used = X.iloc[:, columns] if hasattr(X, "iloc") else X[:, columns]
+    kinds = getattr(used, "dtypes", None)
+    if kinds is not None and any(getattr(kind, "kind", "") == "M" for kind in np.atleast_1d(kinds)):
+        raise ValueError(
+            "`X` must hold numbers in the columns of the curve; got dates. Pass, for instance, days since one."
+        )
     return check_array(used, dtype=[np.float64, np.float32], estimator=estimator, input_name="X")
 
 

@@ -496,7 +496,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
 
     def _module_source(self) -> dict[str, Any]:
         """Return what a module is built from."""
-        arguments = {f"module__{name}": value for name, value in self.get_params_for("module").items()}
+        arguments = {f"module__{name}": copy.copy(value) for name, value in self.get_params_for("module").items()}
         return {"module": self.module, "device": self.device, "dtype": self.dtype, **arguments}
 
     @abc.abstractmethod
@@ -908,6 +908,18 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         )
 
     # ------------------------------------------------------------------ inference
+
+    @property
+    def parameters_(self) -> dict[str, float]:
+        """Parameters by name, the fixed ones included; ``name[i, j]`` for the elements of a tensor."""
+        check_is_fitted(self, "module_")
+        return {
+            name if parameter.ndim == 0 else f"{name}[{', '.join(map(str, index))}]": value
+            for name, parameter in self.module_.named_parameters()
+            for index, value in zip(
+                np.ndindex(tuple(parameter.shape)), parameter.detach().reshape(-1).tolist(), strict=True
+            )
+        }
 
     def infer(self, x: Any, **fit_params: Any) -> Tensor:
         """Return the module's output for inputs on its device: a dict as keyword arguments.

@@ -21,6 +21,8 @@ from sklm.engine.jacobian import count_samples
 from sklm.engine.losses import Elementwise, plain_form
 from sklm.inference import Inference, Problem
 
+NEARLY_ONE = 0.9999  # correlation from which `message_` names a pair
+
 
 class Uncertainty(LMNet):
     """What a fit says about its parameters; the attributes are computed when they are first read.
@@ -82,18 +84,6 @@ class Uncertainty(LMNet):
             self.__dict__["_inferred"] = kept
         found: Inference = kept[1]
         return found
-
-    @property
-    def parameters_(self) -> dict[str, float]:
-        """Parameters by name, the fixed ones included; ``name[i, j]`` for the elements of a tensor."""
-        check_is_fitted(self, "module_")
-        return {
-            name if parameter.ndim == 0 else f"{name}[{', '.join(map(str, index))}]": value
-            for name, parameter in self.module_.named_parameters()
-            for index, value in zip(
-                np.ndindex(tuple(parameter.shape)), parameter.detach().reshape(-1).tolist(), strict=True
-            )
-        }
 
     @property
     def standard_errors_(self) -> dict[str, float]:
@@ -165,7 +155,7 @@ class Uncertainty(LMNet):
         Parameters
         ----------
         level : float in (0, 1), default=0.95
-        names : sequence of str, default=None
+        names : str or sequence of str, default=None
             Parameters; None for all.
         method : {"wald", "profile"}, default="wald"
             ``"wald"``: estimate plus and minus Student's t times the standard error. ``"profile"``: where the profile
@@ -182,7 +172,8 @@ class Uncertainty(LMNet):
         check_choice("method", method, ["wald", "profile"])
         found = self._infer()
         known = self.parameters_
-        wanted = [check_choice("names", name, known) for name in (known if names is None else names)]
+        asked = known if names is None else [names] if isinstance(names, str) else names
+        wanted = [check_choice("names", name, known) for name in asked]
         intervals = dict.fromkeys(wanted, (np.nan, np.nan))
         problem = self._problem() if method == "profile" else None
         reach = found.quantile(level) * found.standard_errors
@@ -328,16 +319,13 @@ class Uncertainty(LMNet):
             "BIC": f"{found.bic:.6g}",
             "Covariance": self.covariance + (", sigma as given" if self.absolute_sigma else ""),
         }
-        correlation = np.abs(np.triu(np.nan_to_num(found.correlation), 1))
-        pairs = np.argwhere(correlation > HIGH_CORRELATION)
-        pairs = pairs[np.argsort(-correlation[tuple(pairs.T)])][:100]
         return Summary(
             title=f"{type(self).__name__}: {_title(self.module_)}",
             names=list(values),
             table=np.array(rows),
             notes=notes,
             statistics=statistics,
-            correlations=[(found.names[i], found.names[j], float(found.correlation[i, j])) for i, j in pairs],
+            correlations=_pairs(found, HIGH_CORRELATION),
             level=level,
             message=self.message_,
         )
@@ -348,6 +336,10 @@ class Uncertainty(LMNet):
             return
         found = self._infer()
         remarks = [f"{name} is {why}" for name, why in found.reasons.items() if why.startswith("at its bound")]
+        remarks += [
+            f"parameters {one} and {other} are hardly separately identifiable (correlation {value:.5f})"
+            for one, other, value in _pairs(found, NEARLY_ONE)[:3]
+        ]
         doubts = list(dict.fromkeys(found.unidentified))
         if self.dof_ <= 0 and not doubts:
             doubts = [f"{found.n_samples} rows leave no degrees of freedom for {len(found.names)} parameters"]
@@ -355,6 +347,14 @@ class Uncertainty(LMNet):
             self.message_ = f"{self.message_.removesuffix('.')}; {'; '.join([*remarks, *doubts])}."
         if doubts:
             warnings.warn(f"{'; '.join(doubts)}.", UserWarning, stacklevel=3)
+
+
+def _pairs(found: Inference, least: float) -> list[tuple[str, str, float]]:
+    """Return pairs of parameters with a correlation above `least` in size, the largest first, at most 100."""
+    sizes = np.abs(np.triu(np.nan_to_num(found.correlation), 1))
+    pairs = np.argwhere(sizes > least)
+    pairs = pairs[np.argsort(-sizes[tuple(pairs.T)])][:100]
+    return [(found.names[i], found.names[j], float(found.correlation[i, j])) for i, j in pairs]
 
 
 def _single(values: np.ndarray) -> float | np.ndarray:

@@ -6,7 +6,9 @@ Everything comes from public methods of the fitted estimator.
 
 from __future__ import annotations
 
+import contextlib
 import numbers
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -177,8 +179,10 @@ class FitDisplay:
         self.confidence = estimator.predict_interval(table, level=self.level).reshape(n_points, -1, 2)[:, place]
         noise = np.atleast_1d(estimator.residual_variance_)
         if not weighted and (estimator.absolute_sigma or not np.isnan(noise).all()):  # nan for a Poisson loss
-            band = estimator.predict_interval(table, level=self.level, kind="prediction")
-            self.prediction = band.reshape(n_points, -1, 2)[:, place]
+            with warnings.catch_warnings(), contextlib.suppress(UserWarning):
+                warnings.simplefilter("error", UserWarning)  # of a fit with weights: no band, as in `weighted`
+                band = estimator.predict_interval(table, level=self.level, kind="prediction")
+                self.prediction = band.reshape(n_points, -1, 2)[:, place]
 
     def plot(
         self,

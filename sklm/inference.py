@@ -46,6 +46,8 @@ MAX_PARAMS = 5000  # a covariance of 200 MB
 RANK_TOLERANCE = 1e-9  # of the singular values, with columns of norm 1
 LEAK = 1e-6  # share of a prediction's derivative in such directions from which its variance is infinite
 NO_DOF = 1e-9  # degrees of freedom, relative to the rows, that are rounding
+REFIT_STEPS = 100
+MAX_DOUBLINGS = 12  # of the distance from the estimate: an interval 4096 times as wide as Wald's has no end
 MAD = 1.4826  # standard deviation of a normal variable over the median of its size
 SHARE = 1e-2  # of a direction that the data do not determine: a parameter with less does not belong to it
 
@@ -346,7 +348,7 @@ class _Curvature:
         reasons = {}
         positions = self.free.nonzero()[:, 0].tolist()
         for i in (~self.free).nonzero()[:, 0].tolist():
-            reasons[names[i]] = f"at its bound {float(self.theta[i]):g}"
+            reasons[names[i]] = f"at its bound {float(self.theta[i])!r}"
         sentences = []
         for direction in self.null.T:
             members = [names[positions[i]] for i in (direction.abs() > SHARE).nonzero()[:, 0].tolist()]
@@ -441,7 +443,7 @@ def profile(
 
 
 class _Path:
-    """Refits along one parameter, each from where the last one ended."""
+    """The profile of one parameter: refits along it, each from the nearest one before."""
 
     def __init__(self, problem: Problem, inference: Inference, index: int, scale: float) -> None:
         self.problem, self.inference, self.index = problem, inference, index
@@ -461,101 +463,129 @@ class _Path:
         box: Any = self.optimizer.box
         self.box, self.lower, self.upper = box, box.lower.clone(), box.upper.clone()
         self.damping = self.optimizer.damping.state_dict()
-        self.last = self.best = self.optimizer.function.vector()
         self.estimate = float(inference.estimates[index])
         self.factor = 2 * float(problem.weights.sum()) / scale / (inference.dispersion or math.nan)
         error = inference.standard_errors[index]
         self.step = float(error) if error > 0 else max(abs(self.estimate), 1.0)
         covariance = inference.covariance[:, index]
         slope = np.nan_to_num(covariance / covariance[index]) if error > 0 else np.zeros_like(covariance)
-        self.slope = torch.as_tensor(slope).to(self.best)
-        self.loss = self._minimum(self.estimate)
+        best = self.optimizer.function.vector()
+        self.slope = torch.as_tensor(slope).to(best)
+        self.loss = 0.0
+        self.loss, vector, _ = self._refit(best, self.estimate)
+        self.solved = {self.estimate: (vector, self.loss)}  # value: the parameters there, and the loss
+        self.stride = self.step / 2
 
-    def _minimum(self, value: float) -> float:
-        """Return the smallest loss with the parameter held at `value`."""
-        loss = math.inf
-        for start, slope in ((self.last, self.slope), (self.last, 0 * self.slope), (self.best, 0 * self.slope)):
-            vector = start + slope * (value - float(start[self.index]))
-            outside = (vector <= self.lower) | (vector >= self.upper)
-            loss = self._refit(torch.where(outside, start, vector), value)
-            if math.isfinite(loss):
-                self.last = self.optimizer.function.vector()
-                break
-        return loss
-
-    def _refit(self, vector: Tensor, value: float) -> float:
+    def _refit(self, vector: Tensor, value: float) -> tuple[float, Tensor, bool]:
+        """Fit the others from `vector`; return the loss, their solution and whether it is one."""
         optimizer, problem = self.optimizer, self.problem
+        vector = vector.clamp(self.lower, self.upper)
         vector[self.index] = value
         self.box.lower, self.box.upper = self.lower.clone(), self.upper.clone()
         self.box.lower[self.index] = self.box.upper[self.index] = value
         optimizer.function.assign(vector)
         optimizer.damping.load_state_dict(self.damping)
-        for _ in range(200):
+        halfway = math.inf
+        for step in range(REFIT_STEPS):
             result = optimizer.step(problem.inputs, problem.targets, problem.weights)
             if result.status != "running":
                 break
-        return result.loss
+            if step == REFIT_STEPS // 2:
+                halfway = result.loss
+        # with the others on their way to infinity the loss has a limit, which is what counts
+        level = halfway - result.loss <= 1e-4 * abs(result.loss - self.loss)
+        solved = math.isfinite(result.loss) and (result.status != "running" or level)
+        return result.loss, optimizer.function.vector(), solved
+
+    def _solve(self, value: float, nearest: float) -> bool:
+        """Refit at `value` from the solution at `nearest`, along the secant there; return whether that worked."""
+        start = self.solved[nearest][0]
+        others = [v for v in self.solved if (v - nearest) * (value - nearest) < 0]
+        slope = self.slope
+        if others:
+            other = min(others, key=lambda v: abs(v - nearest))
+            slope = (start - self.solved[other][0]) / (nearest - other)
+        predicted = start + slope * (value - nearest)
+        predicted = torch.where((predicted <= self.lower) | (predicted >= self.upper), start, predicted)
+        loss, vector, solved = self._refit(predicted, value)
+        reach = abs(self._root(loss)) if math.isfinite(loss) else math.inf
+        if not solved or reach > 1 + 2 * abs(value - self.estimate) / self.step:  # perhaps another valley
+            second = self._refit(start, value)
+            if second[2] and (not solved or second[0] < loss):
+                loss, vector, solved = second
+        if solved:
+            self.solved[value] = vector, loss
+        return solved
+
+    def _root(self, loss: float) -> float:
+        return math.sqrt(max(self.factor * (loss - self.loss), 0.0))
 
     def z(self, value: float) -> float:
-        """Return the signed root of the likelihood ratio at `value`."""
+        """Return the signed root of the likelihood ratio at `value`, infinite where the refits break off."""
+        if value == self.estimate:
+            return 0.0
+        side = math.copysign(1.0, value - self.estimate)
         if self.inference.dispersion == 0:
-            return math.copysign(math.inf, value - self.estimate) if value != self.estimate else 0.0
-        rise = self.factor * (self._minimum(value) - self.loss)
-        if not math.isfinite(rise):
-            rise = math.inf
-        if rise < -1e-6:
+            return side * math.inf
+        smallest = self.stride / 2**10
+        while value not in self.solved:
+            nearest = min(self.solved, key=lambda v: abs(v - value))
+            stride = min(self.stride, abs(value - nearest))
+            target = value if stride == abs(value - nearest) else nearest + math.copysign(stride, value - nearest)
+            if self._solve(target, nearest):
+                self.stride = min(2 * self.stride, 8 * self.step)
+            elif self.stride <= smallest:
+                return side * math.inf
+            else:
+                self.stride = min(self.stride, stride) / 2
+        loss = self.solved[value][1]
+        if self.factor * (loss - self.loss) < -1e-6:
             name = self.inference.names[self.index]
             warnings.warn(
                 f"a lower minimum than the fitted one lies at {name} = {value:g}; fit again from there.",
                 RuntimeWarning,
                 stacklevel=5,
             )
-        return math.copysign(math.sqrt(max(rise, 0.0)), value - self.estimate)
+        return side * self._root(loss)
 
     def crossing(self, quantile: float) -> float:
         """Return where z is `quantile`; the bound or an infinity where it does not get so far."""
         side = math.copysign(1.0, quantile)
         limit = float((self.upper if side > 0 else self.lower)[self.index])
-        reason = self.inference.reasons.get(self.inference.names[self.index])
-        if reason == "not identifiable":
+        name = self.inference.names[self.index]
+        if self.inference.reasons.get(name) == "not identifiable":
             return limit
         if self.inference.dispersion == 0:
             return self.estimate
         if not math.isfinite(quantile) or self.estimate == limit:
             return limit if math.isfinite(quantile) else math.nan
         inner, reach = self.estimate, self.step * abs(quantile)
-        for _ in range(30):
+        for _ in range(MAX_DOUBLINGS):
             outer = self.estimate + side * reach
             at_limit = side * (outer - limit) >= 0
             outer = limit if at_limit else outer
-            if side * self.z(outer) >= abs(quantile):
+            z = self.z(outer)
+            if side * z >= abs(quantile):
                 break
             if at_limit:
                 return limit
             inner, reach = outer, 2 * reach
         else:
             return side * math.inf
-        if not math.isfinite(self.z(outer)):
-            outer = self._finite(inner, outer)
+        if not math.isfinite(z):  # the refits break off before; the crossing may lie within reach of the last
+            within = [v for v in self.solved if side * (v - inner) > 0 and side * (outer - v) > 0]
+            outer = max(within, key=lambda v: side * v, default=inner)
+            if abs(self.z(outer)) < abs(quantile):
+                warnings.warn(
+                    f"no end of the profile interval of {name}: the refits break off at {outer:g}.",
+                    RuntimeWarning,
+                    stacklevel=5,
+                )
+                return math.nan
         found: float = optimize.brentq(
             lambda value: max(min(self.z(value), 1e9), -1e9) - quantile, inner, outer, xtol=1e-8 * self.step, rtol=1e-12
         )
-        if abs(self.z(found) - quantile) > 1e-2 * abs(quantile):
-            name = self.inference.names[self.index]
-            warnings.warn(
-                f"no end of the profile interval of {name}: the refits break off at {found:g}.",
-                RuntimeWarning,
-                stacklevel=5,
-            )
-            return math.nan
         return found
-
-    def _finite(self, inner: float, outer: float) -> float:
-        """Return a point towards `outer` that is as far as the loss is finite, by bisection."""
-        for _ in range(60):
-            middle = (inner + outer) / 2
-            inner, outer = (middle, outer) if math.isfinite(self.z(middle)) else (inner, middle)
-        return outer
 
 
 def to_float64(tensors: Any, device: torch.device) -> Any:

@@ -304,21 +304,59 @@ def test_names_of_columns_win_over_parameters():
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: table[["t", "who", "hole", "T"]],
+        lambda table: table.drop(columns="hole"),
+        lambda table: table.assign(more=1),
+        lambda table: table[["t"]],
+    ],
+    ids=["reordered", "unused missing", "more", "used alone"],
+)
+def test_predict_takes_its_columns_by_name(change):
+    model = fitted("a * exp(-b * t) + c", TABLE)
+    np.testing.assert_array_equal(model.predict(change(TABLE)), model.predict(TABLE))
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda table: table[["t", "who", "hole", "T"]], "same order"),
-        (lambda table: table.drop(columns="hole"), "now missing:\n- hole"),
-        (lambda table: table.drop(columns="t"), "now missing:\n- t"),
-        (lambda table: table.assign(more=1), "unseen at fit time:\n- more"),
-        (lambda table: table.rename(columns={"t": "u"}), "unseen at fit time:\n- u"),
+        (lambda table: table.drop(columns="t"), "now missing: t"),
+        (lambda table: table.rename(columns={"t": "u"}), "now missing: t"),
         (lambda table: table.assign(t=np.nan), "NaN"),
+        (lambda table: table.assign(t=pd.Timestamp("2020-01-01")), "got dates"),
     ],
-    ids=["reordered", "unused missing", "used missing", "more", "renamed", "nan in an input"],
+    ids=["missing", "renamed", "nan", "dates"],
 )
 def test_predict_with_another_table(change, message):
     model = fitted("a * exp(-b * t) + c", TABLE)
     with pytest.raises(ValueError, match=message):
         model.predict(change(TABLE))
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        ("a * exp(-b * tiem) + c * time", "time"),
+        ("a * exp(-b * time) + c * Dose", "dose"),
+        ("a * exp(-time / tau) + time0", None),
+        ("a * exp(-b * time) + A * dose", None),
+    ],
+    ids=["letters", "case", "with a number", "parameters alone"],
+)
+def test_a_parameter_like_a_column(text, warned):
+    columns = ["time", "dose"]
+    if warned is None:
+        Curve(text, 2, columns)
+        return
+    with pytest.warns(UserWarning, match=f"if the column '{warned}' is meant"):
+        Curve(text, 2, columns)
+
+
+def test_names_in_two_forms_of_unicode():
+    micro = pd.DataFrame({"\u00b5": x, "z": x})
+    model = LMRegressor("a * exp(-b * \u00b5) + c", random_state=0).fit(micro, y)
+    np.testing.assert_allclose(values_of(model), BEST, rtol=1e-7)
 
 
 def test_predict_with_another_width():

@@ -9,6 +9,7 @@ import inspect
 import math
 import numbers
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -80,10 +81,13 @@ class Curve(nn.Module):
     ) -> None:
         super().__init__()
         self._source: Formula | Callable[..., Tensor]
-        columns = None if feature_names_in is None else [str(name) for name in feature_names_in]
+        columns = None if feature_names_in is None else [_normal(str(name)) for name in feature_names_in]
+        initial = {_normal(name): value for name, value in initial.items()}
+        if isinstance(bounds, Mapping):
+            bounds = {_normal(str(name)): pair for name, pair in bounds.items()}
         if isinstance(function, str):
             self._source = Formula(function)
-            self._inputs, names = _formula_names(self._source, n_features_in, columns)
+            self._inputs, names = _formula_names(self._source, n_features_in, columns, initial)
             defaults: dict[str, float] = {}
         else:
             self._source = function
@@ -99,7 +103,7 @@ class Curve(nn.Module):
             raise ValueError(
                 f"`module__fixed` must be a sequence of names, whose values are `module__name`; got {fixed!r}."
             )
-        held = [fixed] if isinstance(fixed, str) else list(fixed)
+        held = [_normal(str(name)) for name in ([fixed] if isinstance(fixed, str) else fixed)]
         _check_names("module__fixed: ", dict.fromkeys(held), names, columns)
         for name in held:
             if name not in values:
@@ -287,12 +291,14 @@ def is_curve(module: Any) -> bool:
     return isinstance(kind, (str, Curve)) or (isinstance(kind, type) and issubclass(kind, Curve))
 
 
-def _formula_names(formula: Formula, n_features: int, columns: list[str] | None) -> tuple[dict[str, int], list[str]]:
+def _formula_names(
+    formula: Formula, n_features: int, columns: list[str] | None, given: Iterable[str]
+) -> tuple[dict[str, int], list[str]]:
     """Return the inputs (name to column) and the parameters of a formula."""
     positions = {} if columns is None else {name: i for i, name in enumerate(columns)}
     inputs = {name: positions[name] for name in formula.names if name in positions}
+    generic = {"x": 0} if n_features == 1 else {f"x{i}": i for i in range(n_features)}
     if not inputs:
-        generic = {"x": 0} if n_features == 1 else {f"x{i}": i for i in range(n_features)}
         inputs = {name: generic[name] for name in formula.names if name in generic}
         if not inputs:
             known = [*(positions or generic)][:20]
@@ -310,14 +316,23 @@ def _formula_names(formula: Formula, n_features: int, columns: list[str] | None)
             )
     names = [name for name in formula.names if name not in inputs]
     for name in names:
-        near = difflib.get_close_matches(name, set(positions) - set(inputs), n=1, cutoff=0.75) if len(name) > 2 else []
+        near = [] if name in given else _misspelt(name, list(positions or generic), inputs)
         if near:
             warnings.warn(
-                f"`module` {formula.text!r}: {name} is a parameter; if the column {near[0]!r} is meant, correct it.",
+                f"`module` {formula.text!r}: {name} is a parameter; if the column {near[0]!r} is meant, correct it, "
+                f"else pass `module__{name}`.",
                 UserWarning,
                 stacklevel=2,
             )
     return inputs, names
+
+
+def _misspelt(name: str, columns: list[str], inputs: Mapping[str, int]) -> list[str]:
+    """Return columns that a parameter may have been meant to be: time for tiem or Time, but not for time0."""
+    near = [column for column in columns if column.lower() == name.lower() and column not in inputs]
+    if len(name) > 2:
+        near += difflib.get_close_matches(name, [c for c in columns if len(c) > 2 and c not in name], n=1, cutoff=0.75)
+    return near
 
 
 def _function_names(
@@ -350,6 +365,11 @@ def _function_names(
         raise ValueError(f"`module` {_text(function)} uses the name {reserved[0]}, which is reserved; rename it.")
     defaults = {name: arguments[name].default for name in names if arguments[name].default is not inspect._empty}
     return inputs, names, {name: _number(f"default of {name}", value) for name, value in defaults.items()}
+
+
+def _normal(name: str) -> str:
+    """Return a name as Python reads it in a formula: micro and mu are one letter."""
+    return unicodedata.normalize("NFKC", name)
 
 
 def _check_names(prefix: str, given: Mapping[str, Any], names: list[str], columns: list[str] | None) -> None:

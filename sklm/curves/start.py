@@ -18,6 +18,7 @@ from torch import Tensor
 
 N_CANDIDATES = 2048
 N_BEST = 64  # of them from which those with a finite Jacobian are taken
+LARGEST = 1e100  # of a parameter: beyond, squares overflow
 LINEAR_TRIALS = 64  # candidates at which linearity is looked at
 MAX_ROWS = 128  # of the data: enough to rank starts
 
@@ -78,7 +79,8 @@ def find_start(
         losses = ((values - y).square() * weights).sum(1)
         losses = torch.where(torch.isfinite(losses), losses, torch.inf)
         best = candidates[torch.argsort(losses)[: rank + N_BEST]]
-        smooth = torch.isfinite(torch.vmap(torch.func.jacfwd(outputs))(best)).all(2).all(1)
+        sane = (best.abs() < LARGEST).all(1)
+        smooth = sane & torch.isfinite(torch.vmap(torch.func.jacfwd(outputs))(best)).all(2).all(1)
     best = torch.cat([best[smooth], best[~smooth]])[min(rank, N_CANDIDATES - 1)]
     return dict(zip(names, best.tolist(), strict=True))
 

@@ -332,7 +332,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
 
     def _point(self, batch: _Batch, theta: Tensor, outputs: Tensor) -> _Point:
         values = self.criterion.value(outputs, batch.targets)
-        loss = batch.weights @ values + (batch.penalty * theta.square()).sum() / 2
+        loss = batch.weights @ values + (batch.penalty * theta * theta).sum() / 2  # no 0 times infinity
         return _Point(theta, outputs, values, float(loss))
 
     def _indices(self) -> Tensor | None:
@@ -394,7 +394,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
 
         lr = self.param_groups[0]["lr"]
         scale = self.damping.scale(problem.diagonal, indices, self.function.n_params)
-        parameter_norm = float((scale * theta.square()).sum().sqrt())
+        parameter_norm = float(torch.linalg.vector_norm(scale.sqrt() * theta))
         if not alone:
             floor = UNDERDETERMINED_DAMPING * float(problem.diagonal.max() / scale.max())
             self.damping.value = min(max(self.damping.value, floor), 1e4 * floor)  # noise must not drive it to infinity
