@@ -22,7 +22,7 @@ from sklm import LMRegressor
 
 SEED = 0
 N_DATA_SETS = 1000
-N_PROFILES = 100
+N_PROFILES = 200
 PLACES = np.linspace(0.05, 0.95, 5)  # of the predictions, as shares of the range of x
 
 

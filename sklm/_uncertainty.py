@@ -73,8 +73,9 @@ class Uncertainty(LMNet):
             absolute_sigma=bool(self.absolute_sigma),
         )
 
-    def _has_weights(self) -> bool:
-        return self._training_rows is not None and self._training_rows.weights is not None
+    def _weights(self) -> torch.Tensor | None:
+        """Return the weights of the training rows, None without."""
+        return None if self._training_rows is None else self._training_rows.weights
 
     def _infer(self) -> Inference:
         settings = self._kind()
@@ -222,7 +223,8 @@ class Uncertainty(LMNet):
         kind : {"confidence", "prediction"}, default="confidence"
             For the curve, or for a new measurement.
         sample_weight : float or array of shape (n_samples,), default=None
-            Weights of the new measurements, as in `fit`; None for ones, with a warning if the fit had weights.
+            Weights of the new measurements, as in `fit`; None for the weight of all rows of the fit, or where these
+            differ for ones, with a warning.
 
         Returns
         -------
@@ -243,7 +245,10 @@ class Uncertainty(LMNet):
                 raise ValueError(f"kind='prediction' needs a loss of residuals; got {self.criterion_}.")
             noise = np.ones_like(found.residual_variance) if self.absolute_sigma else found.residual_variance
             weights = np.ones(len(variance))
-            if sample_weight is None and self._has_weights():
+            known = self._weights()
+            if sample_weight is None and known is not None and bool((known == known[0]).all()):
+                sample_weight = float(known[0])
+            elif sample_weight is None and known is not None:
                 warnings.warn(
                     "the fit had sample weights; without `sample_weight` a new measurement has weight 1"
                     + (", so sigma = 1." if self.absolute_sigma else ".")
@@ -304,7 +309,7 @@ class Uncertainty(LMNet):
             p = 2 * stats.t.sf(abs(t), found.dof) if found.dof > 0 else np.nan
             rows.append([value, error, t, p, *intervals[name]])
             notes.append(found.reasons.get(name, "") if name in found.names else "fixed")
-        variance, weighted = found.residual_variance, self._has_weights()
+        variance, weighted = found.residual_variance, self._weights() is not None
         statistics = {
             "Loss": str(self.criterion_),
             "Rows, parameters": f"{found.n_samples}, {len(found.names)}"

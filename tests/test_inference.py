@@ -1056,6 +1056,9 @@ def test_a_prediction_after_a_weighted_fit_asks_for_the_weight():
     with pytest.warns(UserWarning, match="the fit had sample weights"):
         band = model.predict_interval(x[:, None], kind="prediction")
     assert_array_equal(band, model.predict_interval(x[:, None], kind="prediction", sample_weight=1.0))
+    equal = fit_decay(np.full(len(x), 400.0))
+    band_of_equal = equal.predict_interval(x[:, None], kind="prediction")
+    assert_allclose(band_of_equal, fit_decay().predict_interval(x[:, None], kind="prediction"), rtol=1e-7)
     narrow = model.predict_interval(x[:, None], kind="prediction", sample_weight=PRECISION)
     assert (np.diff(narrow) < np.diff(band)).all()
 
