@@ -651,6 +651,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             damping=damping,
             solver=self.solver,
             max_attempts=self.max_attempts,
+            jacobian=self.jacobian,
             jacobian_max_rows=self.jacobian_max_rows,
             selection=resolve_selection(self.selection, self.get_params_for("selection")),
             alpha=self.alpha,

@@ -53,6 +53,8 @@ class LMRegressor(RegressorMixin, Uncertainty):
         Damping factors tried per step.
     solver : {"auto", "cholesky", "qr", "svd"}, default="auto"
         Linear solver of the step, see `sklm.LevenbergMarquardt`.
+    jacobian : {"auto", "layerwise", "functional"}, default="auto"
+        How the Jacobian is computed, see `sklm.LevenbergMarquardt`; the numbers are the same.
     jacobian_max_rows : int, None or "auto", default="auto"
         Rows (samples times outputs) of the Jacobian computed at once; None for all, ``"auto"`` from free memory.
     selection : {"random", "layer"}, sklm.selection.Selection or None, default=None
@@ -182,6 +184,7 @@ class LMRegressor(RegressorMixin, Uncertainty):
         damping: Any = "nielsen",
         max_attempts: int = 10,
         solver: str = "auto",
+        jacobian: str = "auto",
         jacobian_max_rows: int | str | None = "auto",
         selection: Any = None,
         alpha: float = 0.0,
@@ -309,8 +312,8 @@ class LMClassifier(ClassifierMixin, LMNet):
         where the loss has it) or ``"sqrt"``.
     alpha : float, default=0.01
         L2 penalty on weight matrices; separable classes have no finite optimum without one.
-    lr, damping, max_attempts, solver, jacobian_max_rows, selection, max_epochs, batch_size, ftol, xtol, gtol, \
-n_init, early_stopping, validation_fraction, n_iter_no_change, warm_start, random_state, verbose, callbacks, \
+    lr, damping, max_attempts, solver, jacobian, jacobian_max_rows, selection, max_epochs, batch_size, ftol, xtol, \
+gtol, n_init, early_stopping, validation_fraction, n_iter_no_change, warm_start, random_state, verbose, callbacks, \
 train_split, device, dtype
         As in `LMRegressor`; the split of `early_stopping` is stratified.
     **kwargs
@@ -354,6 +357,7 @@ feature_names_in_, device_, dtype_
         damping: Any = "nielsen",
         max_attempts: int = 10,
         solver: str = "auto",
+        jacobian: str = "auto",
         jacobian_max_rows: int | str | None = "auto",
         selection: Any = None,
         alpha: float = 0.01,

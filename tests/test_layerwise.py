@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from sklm import LevenbergMarquardt
 from sklm.engine.jacobian import ModuleFunction, steady_batchnorm, take
 
 N = 6
@@ -206,3 +207,29 @@ def test_float32():
     assert function.layerwise.works
     expected = next(function._functional_rows(vector, None, X, factor, seed=None, chunk=N))
     torch.testing.assert_close(rows, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "jacobian", "method"),
+    [
+        ("deep", "auto", "layerwise"),
+        ("deep", "layerwise", "layerwise"),
+        ("deep", "functional", "functional"),
+        ("attention", "auto", "functional"),
+        ("GRU", "auto", "sample by sample"),
+    ],
+)
+def test_the_choice_is_reported(name, jacobian, method):
+    module, X, _ = built(name)
+    y = torch.zeros(ModuleFunction(module).outputs(ModuleFunction(module).vector(), X).shape, dtype=torch.float64)
+    assert LevenbergMarquardt(module, jacobian=jacobian).step(X, y).jacobian == method
+
+
+@pytest.mark.parametrize("name", ["GRU", "a weight outside its layer"])
+def test_layerwise_refuses_what_it_cannot(name):
+    module, X, _ = built(name)
+    rows = ModuleFunction(module, "layerwise").rows(
+        ModuleFunction(module).vector(), None, X, torch.ones(N, 1, 2 - (name == "GRU"), dtype=torch.float64), chunk=N
+    )
+    with pytest.raises(ValueError, match="`jacobian='layerwise'` needs a module whose trainable parameters"):
+        next(rows)

@@ -6,7 +6,8 @@ rejected attempt has nothing to restore. Outputs are flattened to (n_samples, n_
 The rows that a step needs are A_i = S_i J_i with the factor S_i (k x o) of the loss. They come from k vector-Jacobian
 products per sample, batched over samples with `torch.vmap`, so J itself is never formed. A module that `vmap` cannot
 handle (control flow on values, layers without a batching rule) is differentiated sample by sample: slower, same
-numbers.
+numbers. Two faster ways stand before that, each tried on some rows first: layer by layer (`layerwise`), and by copies
+of scalar parameters (`scalars`).
 
 Samples never mix: every row is the derivative of the module applied to that sample alone. BatchNorm layers therefore
 run with their running statistics, unchanged (`steady_batchnorm`). A module that draws random numbers (dropout) draws
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from sklm.engine._checks import check_choice
 from sklm.engine.layerwise import LayerwiseJacobian
 from sklm.engine.scalars import CHECKED_ROWS, ScalarJacobian
 
@@ -201,6 +203,9 @@ class ModuleFunction:
     ----------
     module : torch.nn.Module
         Parameters that require a gradient at construction form the vector, tied ones once.
+    jacobian : {"auto", "layerwise", "functional"}, default="auto"
+        How rows are computed: by layers or copies of scalar parameters where the module allows it, else by
+        vector-Jacobian products; ``"layerwise"`` refuses a module that does not allow it.
 
     Attributes
     ----------
@@ -209,8 +214,9 @@ class ModuleFunction:
     n_params : int
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, jacobian: str = "auto") -> None:
         self.module = module
+        self.jacobian = check_choice("jacobian", jacobian, ["auto", "layerwise", "functional"])
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         if not self.parameters:
             raise ValueError(
@@ -235,8 +241,11 @@ class ModuleFunction:
             if id(p) in order
         ]
         self.vmap_works = True
-        all_scalar = all(p.ndim == 0 for p in self.parameters.values())
+        all_scalar = all(p.ndim == 0 for p in self.parameters.values()) and jacobian != "functional"
         self.scalars = ScalarJacobian(list(self.parameters)) if all_scalar else None
+        self.layerwise: LayerwiseJacobian | None = None
+        if jacobian == "functional":
+            return
         starts = [0, *itertools.accumulate(self.sizes.values())]
         self.layerwise = LayerwiseJacobian.for_module(
             module, {name: starts[i] for name, i in self.places}, self.n_params
@@ -324,7 +333,22 @@ class ModuleFunction:
                     block = next(self._functional_rows(vector, None, part, own, seed=None, chunk=chunk))
                 yield block if indices is None else block[:, :, indices]
             return
+        if self.jacobian == "layerwise":
+            raise ValueError(
+                "`jacobian='layerwise'` needs a module whose trainable parameters all sit in Linear, Conv1d, Conv2d, "
+                "LayerNorm, BatchNorm or Embedding layers that do nothing else with them, without random numbers; pass "
+                "'auto'."
+            )
         yield from self._functional_rows(vector, indices, inputs, factor, seed=seed, chunk=chunk)
+
+    @property
+    def method(self) -> str:
+        """How the last rows were computed: "scalar", "layerwise", "functional" or "sample by sample"."""
+        if self.scalars is not None and self.scalars.works:
+            return "scalar"
+        if self.layerwise is not None and self.layerwise.works:
+            return "layerwise"
+        return "functional" if self.vmap_works else "sample by sample"
 
     def _layerwise_works(self, vector: Tensor, inputs: Any, factor: Tensor, seed: int | None, chunk: int) -> bool:
         """Return whether the rows may come layer by layer; see on the first use."""

@@ -95,6 +95,8 @@ class StepResult:
         The solver used, and why.
     outputs : Tensor of shape (n_samples, n_outputs)
         Outputs of the module at its present parameters.
+    jacobian : str
+        How the Jacobian was computed: ``"layerwise"``, ``"scalar"``, ``"functional"`` or ``"sample by sample"``.
     cosine : float
         Largest cosine between the residuals and a column of the Jacobian (a free parameter's): before the step or,
         after the Gauss-Newton steps at the end, now. 0 at a minimum, 1 at most.
@@ -110,6 +112,7 @@ class StepResult:
     message: str
     solver: str
     outputs: Tensor
+    jacobian: str
     cosine: float = math.nan
 
 
@@ -154,6 +157,10 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         fewer rows than parameters.
     max_attempts : int, default=10
         Damping factors tried per step.
+    jacobian : {"auto", "layerwise", "functional"}, default="auto"
+        How the Jacobian is computed: layer by layer for a module of common layers, in one backward pass for scalar
+        parameters, else by `torch.func`; ``"layerwise"`` refuses other modules, ``"functional"`` is `torch.func`.
+        All give the same numbers; `StepResult` says which.
     jacobian_max_rows : int, None or "auto", default="auto"
         Rows of the Jacobian computed at once; None for all; ``"auto"`` from free memory, at most 128 MiB. Cholesky with
         more rows than parameters, QR and SVD hold one chunk; the dual form keeps all rows, fewer than parameters. A
@@ -211,6 +218,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         damping: Any = "nielsen",
         solver: str = "auto",
         max_attempts: int = 10,
+        jacobian: str = "auto",
         jacobian_max_rows: int | str | None = "auto",
         selection: Any = None,
         alpha: float = 0.0,
@@ -221,7 +229,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         acceleration: bool | str = False,
         seed: int | None = None,
     ) -> None:
-        self.function = ModuleFunction(module)
+        self.function = ModuleFunction(module, jacobian)
         like = next(iter(self.function.parameters.values()))
         self.criterion: Loss = copy.deepcopy(resolve_loss(criterion)).to(device=like.device, dtype=like.dtype)
         self.damping: Damping = copy.deepcopy(resolve_damping(damping))
@@ -451,6 +459,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             message=message,
             solver=solver,
             outputs=kept.outputs,
+            jacobian=self.function.method,
             cosine=cosine,
         )
         if status != "converged":
@@ -599,6 +608,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             message=message,
             solver=solver,
             outputs=point.outputs,
+            jacobian=self.function.method,
             cosine=cosine,
         )
 
