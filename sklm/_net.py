@@ -879,10 +879,11 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             return
         rows = [row for row in self.history if "train_loss" in row]
         last, reason = rows[-1], run.reason
-        if restore and run.best_state is not None and run.best_epoch is not None and run.best_epoch != last["epoch"]:
-            self.module_.load_state_dict(run.best_state)
-            last = next(row for row in rows if row["epoch"] == run.best_epoch)
-            reason = f"{reason}; the parameters are those of epoch {run.best_epoch}, the best".removeprefix("; ")
+        if restore and run.best_state is not None and run.best_epoch is not None:
+            self.module_.load_state_dict(run.best_state)  # also where an epoch after the best has begun
+            if run.best_epoch != last["epoch"]:
+                last = next(row for row in rows if row["epoch"] == run.best_epoch)
+                reason = f"{reason}; the parameters are those of epoch {run.best_epoch}, the best".removeprefix("; ")
         self._set_training(False)
         self.n_iter_ = len(rows)
         self.loss_curve_ = [row["train_loss"] for row in rows]

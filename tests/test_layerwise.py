@@ -1,5 +1,7 @@
 """Rows layer by layer against autograd, one sample and one output at a time, on a zoo of architectures."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -233,3 +235,22 @@ def test_layerwise_refuses_what_it_cannot(name):
     )
     with pytest.raises(ValueError, match="`jacobian='layerwise'` needs a module whose trainable parameters"):
         next(rows)
+
+
+def test_a_step_evaluates_the_module_once_per_point():
+    class Counting(nn.Sequential):
+        calls = 0
+
+        def forward(self, X):
+            Counting.calls += 1
+            return super().forward(X)
+
+    torch.manual_seed(0)
+    module = Counting(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    X = torch.randn(50, 3, dtype=torch.float64)
+    optimizer = LevenbergMarquardt(module, seed=0)
+    optimizer.step(X, X[:, 0].sin())  # which also finds out how the Jacobian is computed
+    Counting.calls = 0
+    result = optimizer.step(X, X[:, 0].sin())
+    assert Counting.calls == 1 + result.attempts
+    copy.deepcopy(optimizer)  # nothing of the graph is kept

@@ -142,10 +142,13 @@ class Interrupted(Network):
         return super().forward(X)
 
 
+@pytest.mark.parametrize("n_calls", [70, 80, 90, 100])
 @pytest.mark.parametrize("batch_size", [-1, 8])
-def test_ctrl_c_keeps_the_best_parameters_and_is_raised(batch_size):
+def test_ctrl_c_keeps_the_best_parameters_and_is_raised(batch_size, n_calls):
     keep = AtEpoch(-1, None)
-    model = regressor(module=Interrupted, module__n_calls=80, batch_size=batch_size, max_epochs=200, callbacks=[keep])
+    model = regressor(
+        module=Interrupted, module__n_calls=n_calls, batch_size=batch_size, max_epochs=200, callbacks=[keep]
+    )
     with pytest.raises(KeyboardInterrupt) as caught:
         model.fit(X, Y)
     assert caught.type is KeyboardInterrupt

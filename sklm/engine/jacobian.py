@@ -244,6 +244,8 @@ class ModuleFunction:
         all_scalar = all(p.ndim == 0 for p in self.parameters.values()) and jacobian != "functional"
         self.scalars = ScalarJacobian(list(self.parameters)) if all_scalar else None
         self.layerwise: LayerwiseJacobian | None = None
+        self._kept: tuple[Tensor, Any, Any] | None = None
+        self._whole = 0  # samples that fit in one chunk, as far as is known
         if jacobian == "functional":
             return
         starts = [0, *itertools.accumulate(self.sizes.values())]
@@ -279,11 +281,18 @@ class ModuleFunction:
         """Return a boolean tensor of shape (n_params,) with `value(parameter)` for each element of each parameter."""
         return torch.cat([torch.full((p.numel(),), value(p), device=p.device) for p in self.parameters.values()])
 
-    def outputs(self, vector: Tensor, inputs: Any, *, seed: int | None = None, chunk: int = 0) -> Tensor:
+    def outputs(
+        self, vector: Tensor, inputs: Any, *, seed: int | None = None, chunk: int = 0, keep: bool = False
+    ) -> Tensor:
         """Return the outputs at `vector`, of shape (n_samples, n_outputs).
 
-        With a `seed`, random numbers are those that `rows` draws for the same seed and `chunk` (samples at once).
+        With a `seed`, random numbers are those that `rows` draws for the same seed and `chunk` (samples at once). With
+        `keep`, the forward pass serves the next call of `rows` for the same vector and inputs too, until `forget`.
         """
+        if keep and seed is None and self.layerwise is not None and count_samples(inputs) <= self._whole:
+            record = self._record(vector, inputs)
+            self._kept = vector, inputs, record
+            return record.outputs.detach()
         if seed is None:
             return flat_output(self._call(vector, inputs), count_samples(inputs))
 
@@ -326,9 +335,17 @@ class ModuleFunction:
                 yield factor[start : start + chunk] * selected_columns[:, None, :]
             return
         if self._layerwise_works(vector, inputs, factor, seed, chunk):
+            layerwise: Any = self.layerwise
             for start, part in _chunks(inputs, chunk):
                 own = factor[start : start + chunk]
-                block = self._layerwise_rows(vector, part, own)
+                kept = self._kept
+                at_once = len(own) == len(factor)
+                self._whole = chunk if at_once else 0
+                if kept is not None and at_once and kept[0] is vector and kept[1] is inputs:
+                    block = layerwise.rows(kept[2], own)
+                    self.forget()  # its graph is used up
+                else:
+                    block = self._layerwise_rows(vector, part, own)
                 if block is None:  # the module takes another way for these samples
                     block = next(self._functional_rows(vector, None, part, own, seed=None, chunk=chunk))
                 yield block if indices is None else block[:, :, indices]
@@ -367,9 +384,17 @@ class ModuleFunction:
         return layerwise.works
 
     def _layerwise_rows(self, vector: Tensor, inputs: Any, factor: Tensor) -> Any:
+        layerwise: Any = self.layerwise
+        return layerwise.rows(self._record(vector, inputs), factor)
+
+    def _record(self, vector: Tensor, inputs: Any) -> Any:
         leaf = vector.detach().requires_grad_()
         layerwise: Any = self.layerwise
-        return layerwise.rows(lambda: flat_output(self._call(leaf, inputs), len(factor)), factor)
+        return layerwise.forward(lambda: flat_output(self._call(leaf, inputs), count_samples(inputs)))
+
+    def forget(self) -> None:
+        """Drop what `outputs` has kept."""
+        self._kept = None
 
     def _scalars_work(self, vector: Tensor, inputs: Any, factor: Tensor, seed: int | None, chunk: int) -> bool:
         """Return whether the rows may come from copies of scalar parameters; see on the first use."""

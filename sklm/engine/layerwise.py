@@ -11,6 +11,7 @@ first use, by comparing some rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -96,6 +97,14 @@ def _is_plain(layer: nn.Module) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class Record:
+    """A forward pass: outputs with their graph, and path, input and output of every layer that ran."""
+
+    outputs: Tensor
+    seen: list[tuple[str, Tensor, Tensor]]
+
+
 class LayerwiseJacobian:
     """Rows of a module by layers; make it with `for_module`.
 
@@ -131,14 +140,13 @@ class LayerwiseJacobian:
             layers[path] = layer
         return cls(layers, dict(places), n_params)
 
-    def rows(self, call: Callable[[], Tensor], factor: Tensor) -> Tensor | None:
-        """Return factor @ J of shape (n_samples, k, n_params); None where the layers do not tell.
+    def forward(self, call: Callable[[], Tensor]) -> Record:
+        """Return the outputs of the module with the inputs and outputs of its layers.
 
         Parameters
         ----------
         call : callable
             Evaluates the module at parameters that require a gradient; returns (n_samples, n_outputs).
-        factor : Tensor of shape (n_samples, k, n_outputs)
         """
         seen: list[tuple[str, Tensor, Tensor]] = []
         handles = [
@@ -153,6 +161,18 @@ class LayerwiseJacobian:
         finally:
             for handle in handles:
                 handle.remove()
+        return Record(outputs, seen)
+
+    def rows(self, record: Record, factor: Tensor) -> Tensor | None:
+        """Return factor @ J of shape (n_samples, k, n_params); None where the layers do not tell.
+
+        Parameters
+        ----------
+        record : Record
+            Of `forward`; used up.
+        factor : Tensor of shape (n_samples, k, n_outputs)
+        """
+        outputs, seen = record.outputs, record.seen
         n_samples, n_rows = factor.shape[:2]
         for path, a, z in seen:  # a layer may have run on something else than all samples
             least = 1 if isinstance(self.layers[path], nn.Embedding) else 2

@@ -297,18 +297,23 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         """
         module = self.module
         with preserved_rng(self.function.device), steady_batchnorm(module):
-            batch, point = self._evaluate(inputs, targets, weights)
-            if not math.isfinite(point.loss):
-                result = self._unmoved(point, "failed", f"the loss is {point.loss} at the current parameters")
-            else:
-                indices = self._indices()
-                problem, n_rows, solver = self._linearize(batch, point, indices)
-                judges = [(batch, point)]
-                if fresh is not None and n_rows < len(problem.gradient):
-                    judges.append(self._evaluate(*fresh))
-                result = self._search(judges, indices, problem, solver)
+            try:
+                result = self._step(inputs, targets, weights, fresh)
+            finally:
+                self.function.forget()
         self.n_steps += 1
         return result
+
+    def _step(self, inputs: Any, targets: Any, weights: Tensor | None, fresh: tuple[Any, ...] | None) -> StepResult:
+        batch, point = self._evaluate(inputs, targets, weights)
+        if not math.isfinite(point.loss):
+            return self._unmoved(point, "failed", f"the loss is {point.loss} at the current parameters")
+        indices = self._indices()
+        problem, n_rows, solver = self._linearize(batch, point, indices)
+        judges = [(batch, point)]
+        if fresh is not None and n_rows < len(problem.gradient):
+            judges.append(self._evaluate(*fresh))
+        return self._search(judges, indices, problem, solver)
 
     def _evaluate(self, inputs: Any, targets: Any, weights: Tensor | None = None) -> tuple[_Batch, _Point]:
         """Step 1: outputs and losses at the current parameters."""
@@ -324,7 +329,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         penalty = group["alpha"] / total * self.penalized.to(theta)
 
         before = rng_state(function.device)
-        outputs = function.outputs(theta, inputs)
+        outputs = function.outputs(theta, inputs, keep=True)
         draws = any(map(_differ, before, rng_state(function.device)))
         targets = self.criterion.prepare(outputs, targets)
         per_sample = 1 if self.criterion.curvature == "sqrt" else outputs.shape[1]
