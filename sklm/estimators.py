@@ -51,7 +51,7 @@ class LMRegressor(RegressorMixin, Uncertainty):
         the last two, ``damping__increase`` and ``damping__decrease``; see `sklm.damping`.
     max_attempts : int, default=10
         Damping factors tried per step.
-    solver : {"auto", "cholesky", "qr", "svd"}, default="auto"
+    solver : {"auto", "cholesky", "qr", "svd", "cg"}, default="auto"
         Linear solver of the step, see `sklm.LevenbergMarquardt`.
     jacobian : {"auto", "layerwise", "functional"}, default="auto"
         How the Jacobian is computed, see `sklm.LevenbergMarquardt`; the numbers are the same.

@@ -96,7 +96,7 @@ WRONG_VALUES = [
     ("max_attempts", 0, r"`max_attempts` must be an integer >= 1; got 0\."),
     ("max_attempts", 2.5, r"`max_attempts` must be an integer >= 1; got 2\.5"),
     ("jacobian", "fast", r"`jacobian` must be one of .*got .fast."),
-    ("solver", "lu", r"`solver` must be one of 'auto', 'cholesky', 'qr', 'svd'; got 'lu'"),
+    ("solver", "lu", r"`solver` must be one of 'auto', 'cholesky', 'qr', 'svd', 'cg'; got 'lu'"),
     ("solver", None, r"`solver` must be one of .*got None"),
     ("jacobian_max_rows", 0, r"`jacobian_max_rows` must be .*got 0"),
     ("jacobian_max_rows", 1.5, r"`jacobian_max_rows` must be .*got 1\.5"),

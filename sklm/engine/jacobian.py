@@ -472,6 +472,22 @@ class ModuleFunction:
             curvature: Tensor = torch.func.jvp(slope, (vector,), (direction,))[1]
         return curvature
 
+    def pushforward(self, vector: Tensor, direction: Tensor, inputs: Any) -> Tensor:
+        """Return J_i direction of every sample, shape (n_samples, n_outputs), for `direction` (n_params,)."""
+
+        def outputs(point: Tensor) -> Tensor:
+            return self.outputs(point, inputs)
+
+        try:
+            with warnings.catch_warnings():  # torch's own, when forward mode is first used
+                warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
+                tangent: Tensor = torch.func.jvp(outputs, (vector,), (direction,))[1]
+        except (RuntimeError, NotImplementedError):  # no forward mode: J v is the derivative of u'J v in u
+            pulled: Any = torch.func.vjp(outputs, vector)
+            zero = torch.zeros_like(pulled[0])
+            tangent = torch.func.vjp(lambda u: pulled[1](u)[0], zero)[1](direction)[0]
+        return tangent
+
     def pullback(self, vector: Tensor, cotangent: Tensor, inputs: Any) -> Tensor:
         """Return the sum of J_i' cotangent_i, shape (n_params,), for `cotangent` (n_samples, n_outputs)."""
         gradient: Tensor = torch.func.vjp(lambda point: self.outputs(point, inputs), vector)[1](cotangent)[0]

@@ -51,8 +51,10 @@ from sklm.engine.jacobian import (
     samples_per_chunk,
     samples_per_random_chunk,
     steady_batchnorm,
+    take,
 )
 from sklm.engine.losses import Loss, resolve_loss
+from sklm.engine.matrix_free import ConjugateGradients
 from sklm.engine.selection import Selection, resolve_selection
 from sklm.engine.solvers import QR, SubProblem, choose_solver
 
@@ -60,6 +62,8 @@ MINIMUM_GAIN_RATIO = 1e-4  # as MINPACK; smaller gains may be rounding
 # A batch with fewer rows than parameters says nothing about most directions, where the penalty and the noise of batches
 # would have free rein: damping, relative to the largest curvature, that ties them down.
 UNDERDETERMINED_DAMPING = 0.1
+CG_MIN_SIZE = 8192  # from here on "auto" forms no matrix: 512 MiB, and minutes to factor
+CG_ROWS = 65_536  # samples per product
 ACCELERATION_RATIO = 0.75  # of Transtrum and Sethna 2012, eq. 15
 POLISH_STEPS = 30
 POLISHED = 1e-12  # relative offset below which rounding is all that is left
@@ -152,9 +156,10 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         Step length; the full step is 1.
     damping : {"nielsen", "standard", "fletcher"} or sklm.damping.Damping, default="nielsen"
         Damping strategy.
-    solver : {"auto", "cholesky", "qr", "svd"}, default="auto"
+    solver : {"auto", "cholesky", "qr", "svd", "cg"}, default="auto"
         Linear solver; ``"auto"`` takes QR for few parameters in float64, else Cholesky, in the dual form when there are
-        fewer rows than parameters.
+        fewer rows than parameters, and above 8192 of both ``"cg"``: matrix-free conjugate gradients, with memory
+        O(parameters).
     max_attempts : int, default=10
         Damping factors tried per step.
     jacobian : {"auto", "layerwise", "functional"}, default="auto"
@@ -237,7 +242,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if self.damping.scaling == "auto" and not self.is_curve:
             self.damping.scaling = "max"
         self.selection: Selection | None = copy.deepcopy(resolve_selection(selection))
-        self.solver = check_choice("solver", solver, ["auto", "cholesky", "qr", "svd"])
+        self.solver = check_choice("solver", solver, ["auto", "cholesky", "qr", "svd", "cg"])
         self.max_attempts = check_integer("max_attempts", max_attempts, minimum=1)
         self.jacobian_max_rows = jacobian_max_rows
         if jacobian_max_rows not in (None, "auto"):
@@ -251,6 +256,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         self._accelerates = acceleration is True
         self.seed = secrets.randbits(48) if seed is None else check_integer("seed", seed, minimum=0)
         self.n_steps = 0
+        self._first_gradient = 0.0  # norm of the gradient of the first step, for the forcing term of "cg"
         settings = {"lr": check_real("lr", lr, above=0, below=2), "alpha": check_real("alpha", alpha, minimum=0)}
         super().__init__(list(self.function.parameters.values()), settings)
 
@@ -372,6 +378,10 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if indices is not None:
             theta, penalty = theta[indices], penalty[indices]
 
+        if self._is_matrix_free(residual.numel(), len(theta)):
+            problem = self._matrix_free(batch, point, indices, residual, factor, penalty, theta)
+            return problem, residual.numel(), f"cg: {len(theta)} parameters, {residual.numel()} rows"
+
         def rows() -> Iterator[tuple[Tensor, Tensor]]:
             blocks = self.function.rows(point.theta, indices, batch.inputs, factor, seed=batch.seed, chunk=batch.chunk)
             for block, part in zip(blocks, torch.split(residual, batch.chunk), strict=True):
@@ -379,6 +389,47 @@ class LevenbergMarquardt(torch.optim.Optimizer):
 
         solver, why = choose_solver(self.solver, residual.numel(), len(theta), theta.dtype, curve=self.is_curve)
         return solver(rows(), penalty, theta), residual.numel(), why
+
+    def _is_matrix_free(self, n_rows: int, n_params: int) -> bool:
+        return self.solver == "cg" or (self.solver == "auto" and min(n_rows, n_params) > CG_MIN_SIZE)
+
+    def _matrix_free(
+        self,
+        batch: _Batch,
+        point: _Point,
+        indices: Tensor | None,
+        residual: Tensor,
+        factor: Tensor,
+        penalty: Tensor,
+        theta: Tensor,
+    ) -> ConjugateGradients:
+        """Return the sub-problem with products instead of rows, over chunks of `CG_ROWS` samples."""
+        if batch.seed is not None:
+            raise ValueError(
+                "`solver='cg'` needs a module that draws no random numbers, as dropout does; pass another solver."
+            )
+        function = self.function
+        spans = [slice(start, start + CG_ROWS) for start in range(0, len(residual), CG_ROWS)]
+        parts = [(take(batch.inputs, span), factor[span], residual[span]) for span in spans]
+
+        def pull(vectors: list[Tensor]) -> Tensor:
+            pulled = [function.pullback(point.theta, v, part[0]) for v, part in zip(vectors, parts, strict=True)]
+            total = torch.stack(pulled).sum(0)
+            return total if indices is None else total[indices]
+
+        def product(vector: Tensor) -> Tensor:
+            full = vector if indices is None else torch.zeros_like(point.theta).index_copy(0, indices, vector)
+            pushed = [function.pushforward(point.theta, full, inputs) for inputs, _, _ in parts]
+            curved = [(S.mT @ (S @ v[:, :, None]))[:, :, 0] for v, (_, S, _) in zip(pushed, parts, strict=True)]
+            return pull(curved)
+
+        gradient = pull([(S.mT @ r[:, :, None])[:, :, 0] for _, S, r in parts])
+        size = float(torch.linalg.vector_norm(gradient + penalty * theta))
+        self._first_gradient = self._first_gradient or size
+        forcing = min(0.1, math.sqrt(size / self._first_gradient)) if size else 0.1
+        generator = torch.Generator().manual_seed((self.seed + self.n_steps) % 2**62)
+        square = float(residual.square().sum())
+        return ConjugateGradients(product, gradient, square, penalty, theta, forcing=forcing, generator=generator)
 
     def _search(
         self, judges: list[tuple[_Batch, _Point]], indices: Tensor | None, problem: SubProblem, solver: str
@@ -625,6 +676,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             "seed": self.seed,
             "damping": self.damping.state_dict(),
             "accelerates": self._accelerates,
+            "first_gradient": self._first_gradient,
         }
         return state
 
@@ -633,7 +685,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         own = state_dict["levenberg_marquardt"]
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "levenberg_marquardt"})
         self.n_steps, self.seed = own["n_steps"], own["seed"]
-        self._accelerates = own["accelerates"]
+        self._accelerates, self._first_gradient = own["accelerates"], own["first_gradient"]
         self.damping.load_state_dict(own["damping"])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -654,6 +706,7 @@ _OWN_ATTRIBUTES = (
     "box",
     "acceleration",
     "_accelerates",
+    "_first_gradient",
     "is_curve",
     "seed",
     "n_steps",
