@@ -56,7 +56,8 @@ class LMRegressor(RegressorMixin, Uncertainty):
     jacobian : {"auto", "layerwise", "functional"}, default="auto"
         How the Jacobian is computed, see `sklm.LevenbergMarquardt`; the numbers are the same.
     jacobian_max_rows : int, None or "auto", default="auto"
-        Rows (samples times outputs) of the Jacobian computed at once; None for all, ``"auto"`` from free memory.
+        Rows (samples times outputs) of the Jacobian computed at once; None for all, ``"auto"`` from free memory. Out of
+        memory halves it, with a warning.
     selection : {"random", "layer"}, sklm.selection.Selection or None, default=None
         Parameters that move in a step; None for all. Arguments are ``selection__subset_size`` and ``selection__order``.
     alpha : float, default=0.0

@@ -254,3 +254,39 @@ def test_a_step_evaluates_the_module_once_per_point():
     result = optimizer.step(X, X[:, 0].sin())
     assert Counting.calls == 1 + result.attempts
     copy.deepcopy(optimizer)  # nothing of the graph is kept
+
+
+@pytest.mark.parametrize("message", ["DefaultCPUAllocator: not enough memory", "CUDA out of memory"])
+def test_out_of_memory_halves_the_chunk(message, monkeypatch):
+    module, X, _ = built("deep")
+    X, y = X.repeat(10, 1), torch.zeros(10 * N, 3, dtype=torch.float64)
+    twin = copy.deepcopy(module)
+    rows = ModuleFunction.rows
+
+    def limited(self, *args, chunk, **kwargs):
+        if chunk > 16:
+            raise RuntimeError(message)
+        return rows(self, *args, chunk=chunk, **kwargs)
+
+    monkeypatch.setattr(ModuleFunction, "rows", limited)
+    optimizer = LevenbergMarquardt(module, seed=0)
+    with pytest.warns(RuntimeWarning, match="out of memory; the Jacobian is now computed in chunks"):
+        optimizer.step(X, y)
+    assert optimizer.jacobian_max_rows == 15 * 3
+    optimizer.step(X, y)  # at once within the limit
+    monkeypatch.undo()
+    other = LevenbergMarquardt(twin, seed=0)
+    for _ in range(2):
+        other.step(X, y)
+    torch.testing.assert_close(optimizer.function.vector(), other.function.vector(), rtol=1e-10, atol=1e-12)
+
+
+def test_out_of_memory_at_the_smallest_chunk_is_raised(monkeypatch):
+    module, X, _ = built("deep")
+
+    def none(self, *args, **kwargs):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(ModuleFunction, "rows", none)
+    with pytest.warns(RuntimeWarning, match="out of memory"), pytest.raises(RuntimeError, match="CUDA out of memory"):
+        LevenbergMarquardt(module, seed=0).step(X, torch.zeros(N, 3, dtype=torch.float64))

@@ -187,6 +187,12 @@ def samples_per_random_chunk(rows_per_sample: int, row: Tensor) -> int:
     return min(RANDOM_CHUNK, max(1, CHUNK_BYTES // (row.numel() * row.element_size() * rows_per_sample)))
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an allocation has failed, on any device."""
+    words = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in words)
+
+
 def _free_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
@@ -525,7 +531,7 @@ class ModuleFunction:
                     warnings.filterwarnings("ignore", message="There is a performance drop")
                     return torch.vmap(one, randomness="different")(inputs, *others)
             except RuntimeError as error:
-                if "out of memory" in str(error):
+                if is_out_of_memory(error):
                     raise
                 self.vmap_works = False  # the module has run before, so it is vmap that cannot
         one = fallback or one

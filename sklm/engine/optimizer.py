@@ -32,6 +32,7 @@ from __future__ import annotations
 import copy
 import math
 import secrets
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -46,6 +47,7 @@ from sklm.engine.damping import Damping, resolve_damping
 from sklm.engine.jacobian import (
     ModuleFunction,
     count_samples,
+    is_out_of_memory,
     preserved_rng,
     rng_state,
     samples_per_chunk,
@@ -382,13 +384,27 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             problem = self._matrix_free(batch, point, indices, residual, factor, penalty, theta)
             return problem, residual.numel(), f"cg: {len(theta)} parameters, {residual.numel()} rows"
 
-        def rows() -> Iterator[tuple[Tensor, Tensor]]:
-            blocks = self.function.rows(point.theta, indices, batch.inputs, factor, seed=batch.seed, chunk=batch.chunk)
-            for block, part in zip(blocks, torch.split(residual, batch.chunk), strict=True):
+        def rows(chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
+            blocks = self.function.rows(point.theta, indices, batch.inputs, factor, seed=batch.seed, chunk=chunk)
+            for block, part in zip(blocks, torch.split(residual, chunk), strict=True):
                 yield block.flatten(0, 1), part.flatten()
 
         solver, why = choose_solver(self.solver, residual.numel(), len(theta), theta.dtype, curve=self.is_curve)
-        return solver(rows(), penalty, theta), residual.numel(), why
+        chunk = batch.chunk
+        while True:
+            try:
+                return solver(rows(chunk), penalty, theta), residual.numel(), why
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or chunk == 1 or batch.seed is not None:
+                    raise
+            self.function.forget()
+            chunk = max(1, chunk // 2)
+            self.jacobian_max_rows = chunk * factor.shape[1]
+            warnings.warn(
+                f"out of memory; the Jacobian is now computed in chunks of jacobian_max_rows={self.jacobian_max_rows}.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
 
     def _is_matrix_free(self, n_rows: int, n_params: int) -> bool:
         return self.solver == "cg" or (self.solver == "auto" and min(n_rows, n_params) > CG_MIN_SIZE)
