@@ -114,7 +114,8 @@ class LMRegressor(RegressorMixin, Uncertainty):
         Parameters of the fitted module and their standard errors by name; nan where there is none, and `summary` says
         why.
     covariance_, correlation_ : ndarray of shape (n_params, n_params)
-        Of the parameters that are not fixed, in the order of `parameters_`.
+        Of the parameters that are not fixed, in the order of `parameters_`. For these and what follows from them the
+        estimator keeps the training rows, up to 256 MiB, in pickles too.
     residual_variance_ : float, or ndarray of shape (n_outputs,)
         Weighted sum of squared residuals over the degrees of freedom.
     dof_ : float

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sklm.engine import solvers
-from sklm.engine.solvers import QR, SVD, Cholesky, DualCholesky, add_gram, choose_solver
+from sklm.engine.solvers import QR, SVD, Cholesky, DualCholesky, add_gram, choose_solver, reduce_rows
 
 SOLVERS = [Cholesky, DualCholesky, QR, SVD]
 by_solver = pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: solver.__name__)
@@ -439,3 +439,15 @@ def test_choice_of_solver_and_its_reason(name, n_rows, n_params, dtype, expected
 )
 def test_a_curve_gets_qr_up_to_more_parameters(n_params, dtype, expected):
     assert choose_solver("auto", 1000, n_params, dtype, curve=True)[0] is expected
+
+
+@pytest.mark.parametrize("n_rows", [4096, 8191, 8192, 20_000, 70_001])
+@pytest.mark.parametrize("n_params", [1, 4, 40])
+def test_blocks_of_rows_fold_into_the_triangle_of_all(n_rows, n_params):
+    matrix, residual, theta = draw(n_rows, n_params), draw(n_rows, seed=1), torch.zeros(n_params).double()
+    triangle, target, square = reduce_rows([(matrix, residual)], theta, theta)
+    whole = torch.linalg.qr(torch.cat([matrix, residual[:, None]], 1), mode="r")[1]
+    signs = triangle.diagonal().sign() * whole.diagonal()[:n_params].sign()
+    torch.testing.assert_close(signs[:, None] * triangle[:n_params], whole[:n_params, :-1], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(signs * target[:n_params], whole[:n_params, -1], rtol=1e-9, atol=1e-9)
+    assert float(square) == pytest.approx(float(residual @ residual), rel=1e-13)

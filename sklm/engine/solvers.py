@@ -30,6 +30,7 @@ from torch import Tensor
 
 QR_MAX_PARAMS = 32  # up to here a QR of the rows costs little more than their Gram matrix
 QR_MAX_CURVE_PARAMS = 256
+QR_BLOCK = 4096  # rows
 GRAM_BLOCK = 256  # columns: only blocks on and above the diagonal are computed
 
 Rows = Iterable[tuple[Tensor, Tensor]]
@@ -207,11 +208,21 @@ def reduce_rows(rows: Rows, penalty: Tensor, theta: Tensor) -> tuple[Tensor, Ten
     square = stacked[:, -1].square().sum()
     for matrix, residual in rows:
         square = square + residual.square().sum()
-        stacked = torch.cat([stacked, torch.cat([matrix, residual[:, None]], 1)])
+        stacked = torch.cat([stacked, _folded(torch.cat([matrix, residual[:, None]], 1))])
         if len(stacked) >= stacked.shape[1]:
             stacked = torch.linalg.qr(stacked, mode="r")[1]
     kept = stacked[: len(theta)]
     return kept[:, :-1], kept[:, -1], square
+
+
+def _folded(rows: Tensor) -> Tensor:
+    """Return fewer rows with the same Gram matrix: the triangles of blocks of rows that fit in cache."""
+    while len(rows) >= 2 * QR_BLOCK > 4 * rows.shape[1]:
+        whole = len(rows) // QR_BLOCK * QR_BLOCK
+        blocks = rows[:whole].view(-1, QR_BLOCK, rows.shape[1])
+        triangles = torch.linalg.qr(blocks, mode="r")[1].flatten(0, 1)
+        rows = torch.cat([triangles, rows[whole:]])
+    return rows
 
 
 class QR(_Triangular):
