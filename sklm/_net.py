@@ -65,6 +65,7 @@ from sklm.engine.damping import resolve_damping
 from sklm.engine.jacobian import (
     call_module,
     check_output,
+    element_names,
     flat_output,
     map_tensors,
     preserved_rng,
@@ -342,7 +343,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         """Return checked inputs as an array or a dict of arrays; of a table for a curve, the columns that it uses."""
         if reset:
             self.__dict__.pop("_input_columns", None)
-        if not is_curve(self.module) if reset else "_input_columns" not in self.__dict__:
+        takes_columns = is_curve(self.module) if reset else "_input_columns" in self.__dict__
+        if not takes_columns:
             return validate_inputs(self, X, reset=reset)
         if isinstance(X, Mapping):
             raise ValueError("`X` must be a table for a curve, whose columns have the names of its inputs; got a dict.")
@@ -642,7 +644,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
     def _build_optimizer(self, seed: int) -> LevenbergMarquardt:
         damping = resolve_damping(self.damping, self.get_params_for("damping"))
         run = self.__dict__.get("_run")
-        if run is not None and run.second:
+        second = run is not None and run.second
+        if second:
             damping.scaling = SECOND_SCALING
         return LevenbergMarquardt(
             self.module_,
@@ -659,15 +662,9 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             xtol=self.xtol,
             gtol=self.gtol,
             bounds=getattr(self.module_, "parameter_bounds", None),
-            acceleration=self._acceleration(run is not None and run.second),
+            acceleration=self.batch_size == -1 and (second or "auto"),
             seed=seed,
         )
-
-    def _acceleration(self, second: bool) -> bool | str:
-        is_curve = all(parameter.ndim < 2 for parameter in self.module_.parameters())
-        if self.batch_size != -1 or not is_curve:
-            return False
-        return True if second else "auto"
 
     def _init_from_data(self, data: TensorData) -> None:
         method = getattr(self.module_, "init_from_data", None)
@@ -915,13 +912,9 @@ class LMNet(skorch.NeuralNet, abc.ABC):
     def parameters_(self) -> dict[str, float]:
         """Parameters by name, the fixed ones included; ``name[i, j]`` for the elements of a tensor."""
         check_is_fitted(self, "module_")
-        return {
-            name if parameter.ndim == 0 else f"{name}[{', '.join(map(str, index))}]": value
-            for name, parameter in self.module_.named_parameters()
-            for index, value in zip(
-                np.ndindex(tuple(parameter.shape)), parameter.detach().reshape(-1).tolist(), strict=True
-            )
-        }
+        parameters = list(self.module_.named_parameters())
+        values = [value for _, parameter in parameters for value in parameter.detach().reshape(-1).tolist()]
+        return dict(zip(element_names(parameters), values, strict=True))
 
     def infer(self, x: Any, **fit_params: Any) -> Tensor:
         """Return the module's output for inputs on its device: a dict as keyword arguments.

@@ -56,8 +56,7 @@ class Uncertainty(LMNet):
                 "there is no uncertainty without the training rows, which are not kept above "
                 f"{KEPT_BYTES / 2**20:g} MiB nor by `load_params`; fit to fewer rows."
             )
-        device = torch.device("cpu") if self.device_.type == "mps" else self.device_
-        module = copy.deepcopy(self.module_).to(device, torch.float64).eval()
+        module, device = self._module_in_float64()
         targets = inference.to_float64(data.targets, device)
         weights = torch.ones(len(data), dtype=torch.float64, device=device)
         if data.weights is not None:
@@ -72,6 +71,11 @@ class Uncertainty(LMNet):
             bounds=getattr(module, "parameter_bounds", {}),
             absolute_sigma=bool(self.absolute_sigma),
         )
+
+    def _module_in_float64(self) -> tuple[Any, torch.device]:
+        """Return a copy of the module for exact derivatives, and its device: the CPU for MPS, which has no float64."""
+        device = torch.device("cpu") if self.device_.type == "mps" else self.device_
+        return copy.deepcopy(self.module_).to(device, torch.float64).eval(), device
 
     def _weights(self) -> torch.Tensor | None:
         """Return the weights of the training rows, None without."""
@@ -268,8 +272,7 @@ class Uncertainty(LMNet):
         """Return outputs and their variance, both of shape (n_samples, n_outputs), in float64."""
         found = self._infer()
         data = self._prediction_data(X)
-        device = torch.device("cpu") if self.device_.type == "mps" else self.device_
-        module = copy.deepcopy(self.module_).to(device, torch.float64).eval()
+        module, device = self._module_in_float64()
         inputs = inference.to_float64(data.X, device)
         variance = inference.prediction_variance(found, module, inputs, count_samples(inputs))
         return self._outputs(X).double().numpy(), variance

@@ -59,7 +59,7 @@ class FitDisplay:
     >>> x = np.linspace(0, 3, 20)[:, None]
     >>> y = 3 * np.exp(-2 * x[:, 0]) + 0.1 * np.cos(30 * x[:, 0])
     >>> model = LMRegressor("a * exp(-b * x)").fit(x, y)
-    >>> display = FitDisplay.from_estimator(model, x, y)  # doctest: +SKIP
+    >>> display = FitDisplay.from_estimator(model, x, y)
     """
 
     def __init__(
@@ -293,7 +293,7 @@ class ProfileDisplay:
     >>> x = np.linspace(0, 3, 20)[:, None]
     >>> y = 3 * np.exp(-2 * x[:, 0]) + 0.1 * np.cos(30 * x[:, 0])
     >>> model = LMRegressor("a * exp(-b * x)").fit(x, y)
-    >>> display = ProfileDisplay.from_estimator(model, ["b"])  # doctest: +SKIP
+    >>> display = ProfileDisplay.from_estimator(model, ["b"])
     """
 
     def __init__(

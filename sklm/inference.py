@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from sklm.engine import LevenbergMarquardt
 from sklm.engine.bounds import Box
-from sklm.engine.jacobian import ModuleFunction, map_tensors, samples_per_chunk
+from sklm.engine.jacobian import ModuleFunction, element_names, map_tensors, samples_per_chunk
 from sklm.engine.losses import Elementwise, Loss, SquaredError, plain_form
 from sklm.engine.solvers import reduce_rows
 
@@ -146,17 +146,6 @@ class Inference:
         return float(stats.t.ppf((1 + level) / 2, dof if math.isfinite(self.dof) else math.inf))
 
 
-def element_names(module: nn.Module) -> list[str]:
-    """Return a name for every trainable number: ``name`` of a scalar, else ``name[i, j]``."""
-    names: list[str] = []
-    for name, parameter in ModuleFunction(module).parameters.items():
-        if parameter.ndim == 0:
-            names.append(name)
-        else:
-            names += [f"{name}[{', '.join(map(str, index))}]" for index in np.ndindex(tuple(parameter.shape))]
-    return names
-
-
 def has_covariance(criterion: Loss) -> bool:
     """Return whether the loss has residuals or a curvature that stands for its Fisher information."""
     plain, _ = plain_form(criterion, 1)
@@ -204,7 +193,7 @@ class _Curvature:
         else:
             factor = root * self.loss.ggn(outputs, targets)[1]
         self.triangle = self.reduced(factor)
-        penalized = function.per_element(lambda parameter: parameter.ndim >= 2)[self.free].to(theta)
+        penalized = function.penalized[self.free].to(theta)
         self.penalty = problem.alpha / scale * penalized
         self._invert()
 
@@ -298,7 +287,7 @@ class _Curvature:
         scale = torch.ones_like(self.theta)
         scale[self.free] = self.scale
         covariance = (full.T @ full).cpu().numpy()
-        names = element_names(problem.module)
+        names = element_names(self.function.parameters.items())
         reasons, unidentified = self._missing(names, dof, bool(torch.isfinite(root).all()))
         missing = [i for i, name in enumerate(names) if name in reasons]
         covariance[missing, :] = math.nan

@@ -1,6 +1,7 @@
 import sys
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +12,6 @@ from sklm import LMClassifier, LMRegressor, curve
 from sklm.displays import FitDisplay, ProfileDisplay
 
 mpl.use("Agg")
-plt = pytest.importorskip("matplotlib.pyplot")
 
 DECAY = "a * exp(-b * x) + c"
 

@@ -117,6 +117,20 @@ def test_covariance_is_that_of_curve_fit(sigma, absolute):
     assert_allclose(model.correlation_, covariance / np.outer(scale, scale), rtol=RTOL)
 
 
+def test_standard_errors_are_those_of_lmfit_with_an_exact_jacobian(fitted):
+    start = lmfit.create_params(a=1, b=1, c=0)
+    values = lambda p: [p[name].value for name in "abc"]  # noqa: E731
+    result = lmfit.minimize(
+        lambda p: (decay(x, *values(p)) - DECAY_Y) / SIGMA,
+        start,
+        Dfun=lambda p: decay_jacobian(x, *values(p)) / SIGMA[:, None],
+        ftol=1e-15,
+        xtol=1e-15,
+        gtol=1e-15,
+    )
+    assert_allclose(errors(fitted), [result.params[name].stderr for name in "abc"], rtol=1e-6)
+
+
 def test_statistics_are_those_of_lmfit(fitted):
     result = lmfit.Model(decay, independent_vars=["t"]).fit(DECAY_Y, t=x, a=1, b=1, c=0, weights=1 / SIGMA)
     assert_allclose(

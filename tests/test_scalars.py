@@ -86,3 +86,18 @@ def test_one_that_draws_random_numbers_keeps_its_draws():
     outputs = function.outputs(vector, X, seed=3, chunk=12)[:, 0]
     assert torch.equal(rows == 0, outputs == 0)
     assert function.scalars.works is None
+
+
+def test_samples_for_which_copies_fail_take_the_other_way():
+    def function(X, a, b):
+        if len(X) == 2 and a.ndim:  # the last chunk
+            raise RuntimeError("not for these")
+        return a * torch.exp(-b * X[:, 0])
+
+    function = ModuleFunction(Scalars(function))
+    vector, factor = function.vector(), torch.ones(12, 1, 1, dtype=torch.float64)
+    rows = torch.cat(list(function.rows(vector, None, X, factor, chunk=5)))
+    assert function.scalars.works
+    plain = ModuleFunction(Scalars(ELEMENTWISE["of a column"]))
+    expected = torch.cat(list(plain.rows(vector, None, X, factor, chunk=12)))
+    torch.testing.assert_close(rows, expected, rtol=1e-12, atol=1e-14)

@@ -95,7 +95,7 @@ class Curve(nn.Module):
         self.input_columns = list(self._inputs.values())
         if not names:
             raise ValueError(f"`module` {_text(function)} has no parameters to fit besides its inputs {self._inputs}.")
-        _check_names("module__", initial, names, columns)
+        _check_names("module__", initial, names)
         values = {**defaults, **{name: _number(f"module__{name}", value) for name, value in initial.items()}}
         self._box = _checked_bounds(bounds or {}, names, values)
         self._given = set(values)
@@ -104,7 +104,7 @@ class Curve(nn.Module):
                 f"`module__fixed` must be a sequence of names, whose values are `module__name`; got {fixed!r}."
             )
         held = [_normal(str(name)) for name in ([fixed] if isinstance(fixed, str) else fixed)]
-        _check_names("module__fixed: ", dict.fromkeys(held), names, columns)
+        _check_names("module__fixed: ", dict.fromkeys(held), names)
         for name in held:
             if name not in values:
                 raise ValueError(f"`module__fixed` holds {name} at its initial value; pass `module__{name}` too.")
@@ -372,7 +372,7 @@ def _normal(name: str) -> str:
     return unicodedata.normalize("NFKC", name)
 
 
-def _check_names(prefix: str, given: Mapping[str, Any], names: list[str], columns: list[str] | None) -> None:
+def _check_names(prefix: str, given: Mapping[str, Any], names: list[str]) -> None:
     for name in given:
         if name not in names:
             near = difflib.get_close_matches(str(name), names, n=1)
@@ -391,7 +391,7 @@ def _number(name: str, value: Any) -> float:
 def _checked_bounds(bounds: Any, names: list[str], values: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     if not isinstance(bounds, Mapping):
         raise ValueError(f"`module__bounds` must be a dict of name to (lower, upper); got {bounds!r}.")
-    _check_names("module__bounds: ", bounds, names, None)
+    _check_names("module__bounds: ", bounds, names)
     checked = {}
     for name, pair in bounds.items():
         if not isinstance(pair, Iterable) or isinstance(pair, str) or len(pair := tuple(pair)) != 2:

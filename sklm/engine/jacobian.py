@@ -21,7 +21,7 @@ import itertools
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -287,6 +287,11 @@ class ModuleFunction:
         """Return a boolean tensor of shape (n_params,) with `value(parameter)` for each element of each parameter."""
         return torch.cat([torch.full((p.numel(),), value(p), device=p.device) for p in self.parameters.values()])
 
+    @property
+    def penalized(self) -> Tensor:
+        """Which numbers the L2 penalty is on: those of weight matrices, not of biases or constants of a curve."""
+        return self.per_element(lambda parameter: parameter.ndim >= 2)
+
     def outputs(
         self, vector: Tensor, inputs: Any, *, seed: int | None = None, chunk: int = 0, keep: bool = False
     ) -> Tensor:
@@ -334,24 +339,13 @@ class ModuleFunction:
         chunk : int
             Samples at once.
         """
-        if self._scalars_work(vector, inputs, factor, seed, chunk):
-            for start, part in _chunks(inputs, chunk):
-                jacobian = self._scalar_rows(vector, part)
-                selected_columns = jacobian if indices is None else jacobian[:, indices]
-                yield factor[start : start + chunk] * selected_columns[:, None, :]
-            return
-        if self._layerwise_works(vector, inputs, factor, seed, chunk):
-            layerwise: Any = self.layerwise
+        fast = self._fast_rows(vector, inputs, factor, seed, chunk)
+        if fast is not None:
             for start, part in _chunks(inputs, chunk):
                 own = factor[start : start + chunk]
-                kept = self._kept
                 at_once = len(own) == len(factor)
                 self._whole = chunk if at_once else 0
-                if kept is not None and at_once and kept[0] is vector and kept[1] is inputs:
-                    block = layerwise.rows(kept[2], own)
-                    self.forget()  # its graph is used up
-                else:
-                    block = self._layerwise_rows(vector, part, own)
+                block = fast(vector, inputs if at_once else part, own)
                 if block is None:  # the module takes another way for these samples
                     block = next(self._functional_rows(vector, None, part, own, seed=None, chunk=chunk))
                 yield block if indices is None else block[:, :, indices]
@@ -363,6 +357,14 @@ class ModuleFunction:
                 "'auto'."
             )
         yield from self._functional_rows(vector, indices, inputs, factor, seed=seed, chunk=chunk)
+
+    def _fast_rows(
+        self, vector: Tensor, inputs: Any, factor: Tensor, seed: int | None, chunk: int
+    ) -> Callable[[Tensor, Any, Tensor], Tensor | None] | None:
+        """Return the faster way to rows that this module allows, if one does."""
+        if self._scalars_work(vector, inputs, factor, seed, chunk):
+            return self._scalar_rows
+        return self._layerwise_rows if self._layerwise_works(vector, inputs, factor, seed, chunk) else None
 
     @property
     def method(self) -> str:
@@ -391,7 +393,11 @@ class ModuleFunction:
 
     def _layerwise_rows(self, vector: Tensor, inputs: Any, factor: Tensor) -> Any:
         layerwise: Any = self.layerwise
-        return layerwise.rows(self._record(vector, inputs), factor)
+        kept = self._kept
+        if kept is None or kept[0] is not vector or kept[1] is not inputs:
+            return layerwise.rows(self._record(vector, inputs), factor)
+        self.forget()  # its graph is used up
+        return layerwise.rows(kept[2], factor)
 
     def _record(self, vector: Tensor, inputs: Any) -> Any:
         leaf = vector.detach().requires_grad_()
@@ -416,10 +422,10 @@ class ModuleFunction:
             scalars.check(self._call_named, vector, take(inputs, whole), len(factor[whole]), expected)
         return bool(scalars.works)
 
-    def _scalar_rows(self, vector: Tensor, inputs: Any) -> Tensor:
+    def _scalar_rows(self, vector: Tensor, inputs: Any, factor: Tensor) -> Any:
         scalars: Any = self.scalars
-        found: Tensor = scalars.rows(self._call_named, vector, inputs, count_samples(inputs))
-        return found
+        jacobian = scalars.rows(self._call_named, vector, inputs, len(factor))
+        return None if jacobian is None else factor * jacobian[:, None, :]
 
     def _functional_rows(
         self,
@@ -473,8 +479,7 @@ class ModuleFunction:
             tangent: Tensor = torch.func.jvp(outputs, (point,), (direction,))[1]
             return tangent
 
-        with warnings.catch_warnings():  # torch's own, when forward mode is first used
-            warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
+        with _quiet_forward_mode():
             curvature: Tensor = torch.func.jvp(slope, (vector,), (direction,))[1]
         return curvature
 
@@ -485,10 +490,12 @@ class ModuleFunction:
             return self.outputs(point, inputs)
 
         try:
-            with warnings.catch_warnings():  # torch's own, when forward mode is first used
-                warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
+            with _quiet_forward_mode():
                 tangent: Tensor = torch.func.jvp(outputs, (vector,), (direction,))[1]
-        except (RuntimeError, NotImplementedError):  # no forward mode: J v is the derivative of u'J v in u
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            # the module has run before, so it has no forward mode: J v is the derivative of u'J v in u
             pulled: Any = torch.func.vjp(outputs, vector)
             zero = torch.zeros_like(pulled[0])
             tangent = torch.func.vjp(lambda u: pulled[1](u)[0], zero)[1](direction)[0]
@@ -539,6 +546,23 @@ class ModuleFunction:
             seed_rng(seed, self.device)
         n_samples = count_samples(inputs)
         return torch.stack([one(take(inputs, i), *(other[i] for other in others)) for i in range(n_samples)])
+
+
+@contextmanager
+def _quiet_forward_mode() -> Iterator[None]:
+    """Hide what torch warns of itself when forward mode is first used."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
+        yield
+
+
+def element_names(parameters: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """Return a name for every number of named tensors: ``name`` of a scalar, else ``name[i, j]``."""
+    return [
+        f"{name}[{', '.join(map(str, index))}]" if index else name
+        for name, parameter in parameters
+        for index in itertools.product(*map(range, parameter.shape))
+    ]
 
 
 def _chunks(inputs: Any, chunk: int) -> Iterator[tuple[int, Any]]:

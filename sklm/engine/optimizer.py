@@ -184,7 +184,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         no bound.
     acceleration : bool or "auto", default=False
         Geodesic acceleration: a second-order correction of every step, which helps on curved problems of few
-        parameters; with ``"auto"`` from the first gain ratio outside 0.75 to 1.25, where the linear model has failed.
+        parameters; with ``"auto"`` for a module without weight matrices, from the first gain ratio outside 0.75 to
+        1.25, where the linear model has failed.
         Left out where torch cannot differentiate the module in forward mode.
     seed : int, default=None
         Seed of random selections and dropout masks; None draws one.
@@ -250,7 +251,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if jacobian_max_rows not in (None, "auto"):
             check_integer("jacobian_max_rows", jacobian_max_rows, minimum=1)
         self.tests = ConvergenceTests(ftol=ftol, xtol=xtol, gtol=gtol)
-        self.penalized = self.function.per_element(lambda parameter: parameter.ndim >= 2)
+        self.penalized = self.function.penalized
         self.box = Box(bounds, self.function.parameters) if bounds else None
         if acceleration not in (True, False, "auto"):
             raise ValueError(f"`acceleration` must be True, False or 'auto'; got {acceleration!r}.")
@@ -500,7 +501,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
                         step_norm=float((scale * step.square()).sum().sqrt()),
                         parameter_norm=parameter_norm,
                     )
-            if self.acceleration == "auto" and not 0.75 <= gain_ratio <= 1.25:
+            if self.acceleration == "auto" and self.is_curve and not 0.75 <= gain_ratio <= 1.25:
                 self._accelerates = True
             at_maximum = used >= self.damping.maximum
             if accepted:
@@ -541,10 +542,14 @@ class LevenbergMarquardt(torch.optim.Optimizer):
     def _cosine(self, problem: SubProblem, theta: Tensor, indices: Tensor | None) -> float:
         """Return the largest cosine between residuals and the columns of the parameters that no bound holds."""
         gradient, diagonal = problem.gradient, problem.diagonal
-        if self.box is not None:
-            free = ~held(theta, gradient, *self.box.select(indices, theta))
-            gradient, diagonal = gradient[free], diagonal[free]
-        return largest_cosine(gradient, diagonal, problem.residual_norm)
+        free = self._free(problem, theta, indices)
+        return largest_cosine(gradient[free], diagonal[free], problem.residual_norm)
+
+    def _free(self, problem: SubProblem, theta: Tensor, indices: Tensor | None) -> Tensor:
+        """Return which parameters no bound holds."""
+        if self.box is None:
+            return torch.ones_like(theta, dtype=torch.bool)
+        return ~held(theta, problem.gradient, *self.box.select(indices, theta))
 
     def _propose(
         self, judge: tuple[_Batch, _Point], indices: Tensor | None, problem: SubProblem, damping: Tensor, lr: float
@@ -588,7 +593,9 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             full = torch.zeros_like(point.theta).index_copy(0, indices, direction)
         try:
             second = self.function.second_derivative(point.theta, full, batch.inputs)
-        except (RuntimeError, NotImplementedError):
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             self.acceleration = self._accelerates = False
             return None
         if not bool(torch.isfinite(second).all()):
@@ -648,9 +655,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         """Return how much of the residuals the Jacobian can still explain: |Q'r| / |r| over the free parameters."""
         if not isinstance(problem, QR):
             return math.nan
-        free = torch.ones_like(theta, dtype=torch.bool)
-        if self.box is not None:
-            free = ~held(theta, problem.gradient, *self.box.select(indices, theta))
+        free = self._free(problem, theta, indices)
         return relative_offset(problem.triangle[:, free], problem.target, problem.residual_norm)
 
     def _trial(self, batch: _Batch, point: _Point, step: Tensor, indices: Tensor | None) -> _Point:
