@@ -74,6 +74,7 @@ from sklm.engine.jacobian import (
     tensors,
 )
 from sklm.engine.losses import Loss, resolve_loss
+from sklm.engine.multistart import best_of
 from sklm.engine.selection import resolve_selection
 
 PREDICT_ROWS = 65_536  # rows per forward pass outside training: bounds the memory of hidden layers
@@ -673,12 +674,45 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         targets = data.targets
         if targets.is_floating_point():
             targets = self.criterion_.link(targets)
-        offered = {"sample_weight": data.weights, "restart": self._run.restart}
-        asked = inspect.signature(method).parameters
+        weighted = "sample_weight" in inspect.signature(method).parameters
+        weights = {"sample_weight": data.weights} if weighted else {}
         with preserved_rng(self.device_):
             seed_rng(self.optimizer_.seed, self.device_)
-            method(data.X, targets, **{name: value for name, value in offered.items() if name in asked})
+            if self.n_init > 1 and isinstance(self.module_, Curve):
+                self._choose_start(self.module_, data, targets)
+            else:
+                method(data.X, targets, **weights)
         self.module_.to(device=self.device_, dtype=self.dtype_)
+
+    def _choose_start(self, curve: Curve, data: TensorData, targets: Tensor) -> None:
+        """Set a curve to the best point that its starts lead to."""
+        starts = curve.starts(data.X, targets, data.weights, n_starts=self.n_init)
+        if len(starts) < self.n_init:
+            warnings.warn(
+                f"`n_init` has no effect on {curve}: other starts are drawn for one numeric output, by a function that "
+                "torch.vmap can evaluate for many parameters at once (no `if` on the value of a tensor, no .item()).",
+                UserWarning,
+                stacklevel=2,
+            )
+            curve.init_from_data(data.X, targets, data.weights)
+            return
+        names = list(starts[0])
+        parameters = dict(curve.named_parameters())
+        box = [curve.parameter_bounds.get(name, (-math.inf, math.inf)) for name in names]
+        lower, upper = torch.tensor(box).to(targets).unbind(1)
+
+        def outputs(X: Tensor, point: Tensor) -> Tensor:
+            return curve.evaluate(X, {**parameters, **dict(zip(names, point.unbind(), strict=True))})
+
+        points = torch.tensor([list(start.values()) for start in starts]).to(targets)
+        best = best_of(outputs, points, self.criterion_, data.X, data.targets, data.weights, lower, upper)
+        if best is None:
+            raise _NoStartError(
+                f"no start of {self.n_init} has a finite loss. Check the module and the scale of X and y."
+            )
+        with torch.no_grad():
+            for name, value in zip(names, best, strict=True):
+                parameters[name].fill_(value)
 
     # ------------------------------------------------------------------ training
 
@@ -723,6 +757,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 run = self._train_once(data, seed, restart, best)
                 if (run.exhausted or run.verdict == "Stopped") and self._has_second_strategy():
                     self._train_once(data, seed, restart, best, second=True)
+                if isinstance(self.module_, Curve):
+                    break  # its starts were compared before the fit
             if not best:
                 raise _NoStartError(
                     f"no start of {self.n_init} has a finite loss. Check the module and the scale of X and y."
@@ -734,7 +770,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
 
     def _train_once(self, data: Data, seed: int, restart: int, best: dict[str, Any], *, second: bool = False) -> _Run:
         """Fit from one start, put the estimator's state in `best` if it is better, and return the run."""
-        run = _Run(restart=restart, second=second)
+        run = _Run(second=second)
         self._run = run
         try:
             self._initialize_parts(data, seed + restart * RESTART_SEED)
@@ -1022,7 +1058,6 @@ class _Run:
     best_state: dict[str, Tensor] | None = None
     verdict: str = ""  # how training ended; empty while it goes on
     exhausted: bool = False
-    restart: int = 0  # which start
     second: bool = False  # whether this is the second strategy
     score: float = math.inf  # what runs are compared by
     train: TensorData | None = None  # the rows used for training

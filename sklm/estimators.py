@@ -75,8 +75,9 @@ class LMRegressor(RegressorMixin, Uncertainty):
         at most this, as MINPACK defines them; None disables a test. With mini-batches or a selection, a test must pass
         in every step of an epoch or sweep.
     n_init : int, default=1
-        Fits from this many starts, of which the best by training loss (validation loss with `early_stopping`) is kept:
-        other initial weights, or for a curve the next best starts of its search, see `sklm.curves`.
+        Number of starts, of which the best is kept. For a network: fits from other initial weights, compared by
+        training loss (validation loss with `early_stopping`). For a curve of `sklm.curves`: other initial values, all
+        improved together as one batch of damped steps on the training data, and one fit from the best point they reach.
     early_stopping : bool, default=False
         Split off a validation set, stop when its loss has not fallen for `n_iter_no_change` epochs, and restore the
         best parameters.

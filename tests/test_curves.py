@@ -810,22 +810,66 @@ def test_order_of_rows_does_not_matter():
 ONE_WAVE = {"module": "a * sin(w * x + p)", "module__w": 4.0, "module__a": 1.0, "module__p": 0.0}  # a side minimum
 
 
-def test_best_of_several_starts_is_kept():
+def fits_from_all_starts(source, n_starts, target, seed=0, **arguments):
+    """Return the sums of squares of a fit from each of the starts of a curve, one after the other."""
+    generator = torch.get_rng_state()
+    torch.manual_seed(seed)
+    starts = source.starts(torch.tensor(X), torch.tensor(target), n_starts=n_starts)
+    torch.set_rng_state(generator)
+    losses = []
+    for start in starts:
+        initial = {f"module__{name}": value for name, value in start.items()}
+        model = LMRegressor(source.extra_repr(), **initial, **arguments).fit(X, target)
+        losses.append(np.sum((model.predict(X) - target) ** 2))
+    return np.array(losses)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore:.*identifiable:UserWarning")
+def test_best_of_several_starts_is_kept(seed):
+    """Improved as one batch, the starts lead to what the best of separate fits finds."""
     recorder = Recorder()
-    model = LMRegressor(**ONE_WAVE, n_init=8, random_state=0, callbacks=[recorder]).fit(X, WAVE)
-    runs = np.array(recorder.runs)
-    losses = np.mean((runs[:, :1] * np.sin(runs[:, 1:2] * x + runs[:, 2:]) - WAVE) ** 2, axis=1)
-    assert len(runs) >= 8
-    np.testing.assert_array_equal(values_of(model), runs[np.argmin(losses)])
-    assert losses.min() < losses[0]
+    one = LMRegressor(**ONE_WAVE, random_state=seed).fit(X, WAVE)
+    model = LMRegressor(**ONE_WAVE, n_init=8, random_state=seed, callbacks=[recorder]).fit(X, WAVE)
+    separate = fits_from_all_starts(Curve("a * sin(w * x + p)", a=1.0, w=4.0, p=0.0), 8, WAVE, seed)
+    loss = np.sum((model.predict(X) - WAVE) ** 2)
+    assert loss <= separate.min() + 1e-9
+    assert loss < np.sum((one.predict(X) - WAVE) ** 2)
+    assert len(recorder.runs) == 1  # one fit, however many starts
     assert model.n_iter_ == len(model.loss_curve_)
 
 
-def test_one_start_is_the_first_of_several():
-    first, several = Recorder(), Recorder()
-    LMRegressor(**ONE_WAVE, random_state=0, callbacks=[first]).fit(X, WAVE)
-    LMRegressor(**ONE_WAVE, n_init=3, random_state=0, callbacks=[several]).fit(X, WAVE)
-    assert first.runs == several.runs[: len(first.runs)]
+def test_first_of_several_starts_has_the_given_values():
+    module = Curve("a * sin(w * x + p)", a=1.5, w=4.0)
+    module.init_from_data(torch.tensor(X), torch.tensor(WAVE))
+    first, *others = module.starts(torch.tensor(X), torch.tensor(WAVE), n_starts=3)
+    assert (first["a"], first["w"]) == (1.5, 4.0)
+    assert all(other["a"] != 1.5 for other in others)
+    assert len(others) == 2
+
+
+def test_starts_are_improved_within_bounds():
+    model = LMRegressor("a * exp(-b * x) + c", module__bounds={"b": (2.0, 3.0)}, n_init=6, random_state=0).fit(X, y)
+    alone = LMRegressor("a * exp(-b * x) + c", module__bounds={"b": (2.0, 3.0)}, random_state=0).fit(X, y)
+    assert model.parameters_["b"] == 2.0
+    assert model.parameters_ == pytest.approx(alone.parameters_, rel=1e-8)
+
+
+@pytest.mark.parametrize("n_outputs", [1, 2])
+def test_starts_that_cannot_be_drawn_warn(n_outputs):
+    def branching(x, a=1.0, b=1.0):
+        return a * torch.exp(-x) if a > 0 else b * x
+
+    def double(x, a=1.0, b=1.0):
+        return torch.stack([a * x, b * x], 1)
+
+    function, target = (branching, np.exp(-x)) if n_outputs == 1 else (double, np.c_[x, 2 * x])
+    fixed = {"module__fixed": "b"} if n_outputs == 1 else {}
+    model = LMRegressor(curve(function), n_init=3, random_state=0, **fixed, **({"module__b": 2.0} if fixed else {}))
+    with pytest.warns(UserWarning, match="`n_init` has no effect on"):
+        model.fit(X, target)
+    np.testing.assert_allclose(model.predict(X), target, atol=1e-8)
 
 
 def test_starts_that_are_not_finite_are_skipped():
@@ -841,16 +885,28 @@ def test_no_start_is_finite():
         LMRegressor("log(a) * x", module__a=-1.0, n_init=3, random_state=0).fit(X, y)
 
 
-def interrupted_decay(calls, stop_at=None):
-    """Return a curve that appends to `calls` and gets Ctrl-C in the call `stop_at`."""
+class RandomDecay(torch.nn.Module):
+    """A decay that starts at random; it calls `on_forward` first."""
 
-    def f(x, a, b, c):
+    def __init__(self, on_forward):
+        super().__init__()
+        self.a, self.b, self.c = (torch.nn.Parameter(0.5 + torch.rand(())) for _ in range(3))
+        self.on_forward = on_forward
+
+    def forward(self, inputs):
+        self.on_forward()
+        return decay(inputs[:, 0], self.a, self.b, self.c)
+
+
+def random_decay(calls, stop_at=None, **arguments):
+    """Return an estimator whose starts are fitted one after the other, with Ctrl-C in the call `stop_at`."""
+
+    def on_forward():
         calls.append(1)
         if len(calls) == stop_at:
             signal.raise_signal(signal.SIGINT)
-        return decay(x, a, b, c)
 
-    return curve(f)
+    return LMRegressor(lambda: RandomDecay(on_forward), dtype="float64", random_state=0, **arguments)
 
 
 @pytest.mark.parametrize("later", [0.02, 0.4, 0.7, 0.97])
@@ -859,11 +915,11 @@ def test_interrupt_in_a_later_start_keeps_the_best(later):
     counts = []
     for n_init in (1, 2):
         calls = []
-        LMRegressor(interrupted_decay(calls), n_init=n_init, random_state=0).fit(X, y)
+        random_decay(calls, n_init=n_init).fit(X, y)
         counts.append(len(calls))
-    first = LMRegressor(curve(decay), random_state=0).fit(X, y)
+    first = random_decay([]).fit(X, y)
     stop_at = round(counts[0] + later * (counts[1] - counts[0]))
-    model = LMRegressor(interrupted_decay([], stop_at), n_init=2, random_state=0)
+    model = random_decay([], stop_at, n_init=2)
     with pytest.raises(KeyboardInterrupt):
         model.fit(X, y)
     assert model.loss_ <= first.loss_
@@ -871,9 +927,27 @@ def test_interrupt_in_a_later_start_keeps_the_best(later):
     np.testing.assert_allclose(model.predict(X), first.predict(X), rtol=1e-6)
 
 
+def test_one_start_is_the_first_of_several():
+    first, several = Recorder(), Recorder()
+    random_decay([], callbacks=[first]).fit(X, y)
+    random_decay([], n_init=3, callbacks=[several]).fit(X, y)
+    assert first.runs == several.runs[: len(first.runs)]
+    assert len(several.runs) == 3
+
+
+@pytest.mark.parametrize("stop_at", [3, 40])
 @pytest.mark.usefixtures("ctrl_c")
-def test_interrupt_before_the_first_epoch_leaves_the_estimator_as_it_was():
-    model = LMRegressor(interrupted_decay([], 3), n_init=2, random_state=0)
+def test_interrupt_before_the_first_epoch_leaves_the_estimator_as_it_was(stop_at):
+    """Also in the middle of the search for a start."""
+    calls = []
+
+    def f(x, a, b, c):
+        calls.append(1)
+        if len(calls) == stop_at:
+            signal.raise_signal(signal.SIGINT)
+        return decay(x, a, b, c)
+
+    model = LMRegressor(curve(f), n_init=4, random_state=0)
     before = dict(vars(model))
     with pytest.raises(KeyboardInterrupt):
         model.fit(X, y)
@@ -894,11 +968,11 @@ class CtrlC(Callback):
 
 @pytest.mark.usefixtures("ctrl_c")
 def test_interrupt_within_a_callback_of_a_later_start():
-    first = LMRegressor(DECAY, random_state=0, callbacks=[]).fit(X, y)
-    model = LMRegressor(DECAY, n_init=3, random_state=0, callbacks=[CtrlC(first.n_iter_ + 1)])
+    first = random_decay([]).fit(X, y)
+    model = random_decay([], n_init=3, callbacks=[CtrlC(first.n_iter_ + 1)])
     with pytest.raises(KeyboardInterrupt):
         model.fit(X, y)
-    assert model.parameters_ == first.parameters_
+    np.testing.assert_array_equal(values_of(model), values_of(first))
     assert model.converged_
 
 
@@ -920,17 +994,16 @@ def test_a_callback_that_stops_ends_the_fit_of_one_start():
 
 
 def test_a_callback_that_stops_a_later_start_keeps_the_best():
-    first = LMRegressor(DECAY, random_state=0, callbacks=[]).fit(X, y)
-    model = LMRegressor(DECAY, n_init=2, random_state=0, callbacks=[Raise(first.n_iter_ + 1)]).fit(X, y)
-    assert model.parameters_ == first.parameters_
+    first = random_decay([]).fit(X, y)
+    model = random_decay([], n_init=2, callbacks=[Raise(first.n_iter_ + 1)]).fit(X, y)
+    np.testing.assert_array_equal(values_of(model), values_of(first))
     assert model.message_ == first.message_
 
 
 def test_more_starts_than_candidates():
-    """The k-th best candidate of the search for a start."""
-    module = Curve("a * x")
-    module.init_from_data(torch.tensor(X), torch.tensor(2 * x), restart=5000)
-    assert np.isfinite(module.a.item())
+    starts = Curve("a * x").starts(torch.tensor(X), torch.tensor(2 * x), n_starts=500)
+    assert len(starts) == 500
+    assert all(np.isfinite(start["a"]) for start in starts)
 
 
 @pytest.mark.parametrize("name", ["training", "bounds", "fixed", "n_features_in", "__name__"])

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sklm.curves.formula import RESERVED, Formula
-from sklm.curves.start import find_start
+from sklm.curves.start import find_starts
 
 Bounds = Mapping[str, tuple[float | None, float | None]]
 
@@ -171,42 +171,68 @@ class Curve(nn.Module):
         """Return initial values from data sorted by x, or None for a search; ready models override it."""
         return None
 
-    def init_from_data(self, X: Tensor, y: Tensor, sample_weight: Tensor | None = None, *, restart: int = 0) -> None:
-        """Set the parameters that have no initial value.
+    def init_from_data(self, X: Tensor, y: Tensor, sample_weight: Tensor | None = None) -> None:
+        """Set the parameters that have no initial value, to the first of the `starts`.
 
         Parameters
         ----------
         X : Tensor of shape (n_samples, n_features_in)
         y : Tensor of shape (n_samples,)
         sample_weight : Tensor of shape (n_samples,), default=None
-        restart : int, default=0
-            0 for the best start; k for the k-th best of a random search around it, with all free parameters moved.
+        """
+        (start,) = self.starts(X, y, sample_weight) or [{}]
+        with torch.no_grad():
+            for name, value in start.items():
+                if name not in self._given:
+                    self._parameters[name].fill_(value)  # type: ignore[union-attr]
+
+    def starts(
+        self, X: Tensor, y: Tensor, sample_weight: Tensor | None = None, *, n_starts: int = 1
+    ) -> list[dict[str, float]]:
+        """Return values of the free parameters to start from, within their bounds.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n_samples, n_features_in)
+        y : Tensor of shape (n_samples,)
+        sample_weight : Tensor of shape (n_samples,), default=None
+        n_starts : int, default=1
+            The first start keeps the initial values that are given; the others, from a random search around it, move
+            all free parameters.
+
+        Returns
+        -------
+        list of dict of str to float
+            Of length `n_starts`; of length 1 for a function that `torch.vmap` cannot batch; empty for one of several
+            outputs, which has no common scale to start from.
         """
         if y.ndim > 1 and y.shape[1:] != (1,):
-            return  # a function of several outputs has no common scale to start from
+            return []
         y = y.reshape(-1)
         weights = torch.ones_like(y) if sample_weight is None else sample_weight
         free = [name for name, p in self._parameters.items() if p is not None and p.requires_grad]
-        start = {name: p.item() for name, p in self._parameters.items() if p is not None}
+        first = {name: p.item() for name, p in self._parameters.items() if p is not None}
         unset = [name for name in free if name not in self._given]
-        changed = free if restart else unset
+        searched = unset
         if unset and len(self._inputs) == 1:
             x = X.reshape(len(X), -1)[:, next(iter(self._inputs.values()))].to(y.dtype)
             order = torch.argsort(x, stable=True)
             guessed = self.guess(x[order], y[order], weights[order])
             if guessed is not None:
-                start |= {name: guessed[name] for name in unset if math.isfinite(guessed[name])}
-                unset = []
-        moved = free if restart else unset
-        if moved:
-            centers = {name for name in free if name not in unset}
-            with contextlib.suppress(RuntimeError):  # a function that torch cannot batch starts from 1
-                start = find_start(
-                    self.evaluate, X, y, weights, start, moved, centers, self._box, rank=max(restart - 1, 0)
-                )
-        with torch.no_grad():
-            for name in changed:
-                self._parameters[name].fill_(_inside(start[name], *self._box.get(name, (-math.inf, math.inf))))  # type: ignore[union-attr]
+                first |= {name: guessed[name] for name in unset if math.isfinite(guessed[name])}
+                searched = []
+        data = (self.evaluate, X, y, weights)
+        centers = {name for name in free if name not in searched}
+        others: list[dict[str, float]] = []
+        with contextlib.suppress(RuntimeError):  # a function that torch cannot batch starts from 1
+            if searched:
+                (first,) = find_starts(*data, first, searched, centers, self._box)
+            if n_starts > 1:
+                others = find_starts(*data, first, free, centers, self._box, n_starts=n_starts - 1)
+        unbounded = (-math.inf, math.inf)
+        inside = [{name: _inside(s[name], *self._box.get(name, unbounded)) for name in free} for s in [first, *others]]
+        inside[0] |= {name: first[name] for name in free if name in self._given}
+        return inside
 
 
 class ReadyCurve(Curve):

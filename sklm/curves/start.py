@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 N_CANDIDATES = 2048
-N_BEST = 64  # of them from which those with a finite Jacobian are taken
+N_BEST = 64  # of them from which one with a finite Jacobian is taken
+MIN_GROUP = 256  # candidates of which a start is the best
 LARGEST = 1e100  # of a parameter: beyond, squares overflow
 LINEAR_TRIALS = 64  # candidates at which linearity is looked at
 MAX_ROWS = 128  # of the data: enough to rank starts
@@ -25,7 +26,7 @@ MAX_ROWS = 128  # of the data: enough to rank starts
 Evaluate = Callable[[Tensor, Mapping[str, Any]], Tensor]
 
 
-def find_start(
+def find_starts(
     evaluate: Evaluate,
     X: Tensor,
     y: Tensor,
@@ -35,9 +36,9 @@ def find_start(
     centers: set[str],
     box: Mapping[str, tuple[float, float]],
     *,
-    rank: int = 0,
-) -> dict[str, float]:
-    """Return `start` with the parameters `moved` set to the candidate of this rank.
+    n_starts: int = 1,
+) -> list[dict[str, float]]:
+    """Return `start` with the parameters `moved` set to the best of the candidates, once for each group of them.
 
     Parameters
     ----------
@@ -52,8 +53,8 @@ def find_start(
         Those of them whose candidates scatter around their value in `start`.
     box : mapping of str to (lower, upper)
         Bounds.
-    rank : int
-        0 is the best candidate.
+    n_starts : int
+        Groups into which the candidates are parted: so the starts are good and differ.
     """
     rows = torch.linspace(0, len(y) - 1, min(MAX_ROWS, len(y)), device=y.device).round().long()
     order = torch.argsort(X.reshape(len(X), -1)[:, 0], stable=True)[rows]
@@ -64,10 +65,12 @@ def find_start(
     def outputs(vector: Tensor) -> Tensor:
         return evaluate(X, dict(zip(names, vector.unbind(), strict=True)))
 
-    candidates = y.new_tensor([start[name] for name in names]).repeat(N_CANDIDATES, 1)
+    group = max(N_CANDIDATES // n_starts, MIN_GROUP)
+    candidates = y.new_tensor([start[name] for name in names]).repeat(n_starts * group, 1)
     for name in moved:
         around = start[name] if name in centers else None
-        candidates[:, places[name]] = _clip(_draw(X, y, around, box.get(name)), box.get(name))
+        values = _draw(len(candidates), X, y, around, box.get(name))
+        candidates[:, places[name]] = _clip(values, box.get(name))
     with warnings.catch_warnings():  # torch's own, when forward mode is first used
         warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
         linear = _linear(outputs, candidates, [places[name] for name in moved if name not in centers])
@@ -75,28 +78,30 @@ def find_start(
             candidates = _solve_linear(outputs, candidates, linear, y, weights)
             for name in moved:
                 candidates[:, places[name]] = _clip(candidates[:, places[name]], box.get(name))
-        values = torch.vmap(outputs)(candidates)
+        values = torch.vmap(outputs, chunk_size=N_CANDIDATES)(candidates)
         losses = ((values - y).square() * weights).sum(1)
-        losses = torch.where(torch.isfinite(losses), losses, torch.inf)
-        best = candidates[torch.argsort(losses)[: rank + N_BEST]]
-        sane = (best.abs() < LARGEST).all(1)
-        smooth = sane & torch.isfinite(torch.vmap(torch.func.jacfwd(outputs))(best)).all(2).all(1)
-    best = torch.cat([best[smooth], best[~smooth]])[min(rank, N_CANDIDATES - 1)]
-    return dict(zip(names, best.tolist(), strict=True))
+        losses = torch.where(torch.isfinite(losses), losses, torch.inf).reshape(n_starts, group)
+        order = torch.argsort(losses, dim=1)[:, :N_BEST]
+        best = torch.take_along_dim(candidates.reshape(n_starts, group, -1), order[:, :, None], dim=1)
+        jacobians = torch.vmap(torch.func.jacfwd(outputs), chunk_size=N_CANDIDATES)(best.flatten(0, 1))
+        smooth = torch.isfinite(jacobians).flatten(1).all(1).reshape(order.shape)
+    first = (smooth & (best.abs() < LARGEST).all(2)).long().argmax(1)
+    chosen = best[torch.arange(n_starts, device=best.device), first]
+    return [dict(zip(names, values, strict=True)) for values in chosen.tolist()]
 
 
 def _clip(values: Tensor, bounds: tuple[float, float] | None) -> Tensor:
     return values if bounds is None else values.clamp(*bounds)
 
 
-def _draw(X: Tensor, y: Tensor, around: float | None, bounds: tuple[float, float] | None) -> Tensor:
-    """Return values for one parameter of all candidates."""
+def _draw(n: int, X: Tensor, y: Tensor, around: float | None, bounds: tuple[float, float] | None) -> Tensor:
+    """Return values for one parameter of all n candidates."""
 
     def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(N_CANDIDATES, dtype=y.dtype).to(y.device)
+        return low + (high - low) * torch.rand(n, dtype=y.dtype).to(y.device)
 
     if around is not None:
-        factor = torch.randn(N_CANDIDATES, dtype=y.dtype).to(y.device).exp()
+        factor = torch.randn(n, dtype=y.dtype).to(y.device).exp()
         return around * factor if around else factor.log()
     if bounds is not None and all(map(math.isfinite, bounds)):
         return uniform(*bounds)
@@ -112,9 +117,9 @@ def _draw(X: Tensor, y: Tensor, around: float | None, bounds: tuple[float, float
         10 ** uniform(-1, 0.8),  # an exponent, or another pure number
         uniform(float(y.min()), float(y.max())),  # a level
     ]
-    role = torch.randint(len(roles), (N_CANDIDATES,)).to(y.device)
-    values = torch.stack(roles)[role, torch.arange(N_CANDIDATES, device=y.device)]
-    flip = (torch.rand(N_CANDIDATES) < 0.25).to(y.device) & (role != 1)
+    role = torch.randint(len(roles), (n,)).to(y.device)
+    values = torch.stack(roles)[role, torch.arange(n, device=y.device)]
+    flip = (torch.rand(n) < 0.25).to(y.device) & (role != 1)
     return torch.where(flip, -values, values)
 
 
@@ -155,7 +160,7 @@ def _solve_linear(
         slopes = [torch.func.jvp(of_linear, (zero,), (unit,))[1] for unit in torch.eye(len(linear)).to(vector)]
         return of_linear(zero), torch.stack(slopes, 1)
 
-    base, slopes = torch.vmap(base_and_slopes)(candidates)
+    base, slopes = torch.vmap(base_and_slopes, chunk_size=N_CANDIDATES)(candidates)
     root = weights.sqrt()
     slopes, target = slopes * root[:, None], (y - base) * root
     norms = slopes.square().sum(1).sqrt()
