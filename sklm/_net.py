@@ -908,6 +908,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
     def _finish(self, *, restore: bool) -> None:
         """Set the fitted attributes; with `restore`, go back to the best parameters of this run."""
         run = self._run
+        self.optimizer_.forget()
         if not run.n_epochs:
             return
         rows = [row for row in self.history if "train_loss" in row]

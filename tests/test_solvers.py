@@ -393,7 +393,7 @@ def test_add_gram_adds_the_upper_triangle_of_the_product(n_params):
 
 
 def test_cholesky_over_several_blocks_of_columns():
-    n_params = 2 * solvers.GRAM_BLOCK + 10
+    n_params = solvers.GRAM_BLOCKS * solvers.MIN_GRAM_BLOCK + 10
     matrix, residual = draw(n_params + 30, n_params), draw(n_params + 30, seed=1)
     theta = draw(n_params, seed=2)
     penalty = (torch.arange(n_params) % 3 == 0).double()

@@ -36,6 +36,8 @@ from sklm.engine.scalars import CHECKED_ROWS, ScalarJacobian
 _RNG_LOCK = threading.RLock()
 RANDOM_CHUNK = 256  # samples at once, at most, for a module that draws random numbers
 CHUNK_BYTES = 128 * 2**20  # larger chunks gain no speed; a step then stays within a few times this
+CPU_CHUNK_BYTES = 8 * 2**20  # a chunk that stays in cache is faster
+CPU_CHUNK_ROWS = 2**16
 FREE_SHARE = 1 / 16  # of free memory: autograd keeps a few tensors of the size of a chunk
 
 
@@ -164,8 +166,8 @@ def samples_per_chunk(max_rows: int | str | None, n_samples: int, rows_per_sampl
     Parameters
     ----------
     max_rows : int, "auto" or None
-        Largest number of Jacobian rows; None for all; "auto" for as many as fit `CHUNK_BYTES` and `FREE_SHARE` of the
-        free memory of the device, where that can be read.
+        Largest number of Jacobian rows; None for all; "auto" for as many as fit `CHUNK_BYTES` (`CPU_CHUNK_BYTES` and
+        `CPU_CHUNK_ROWS` on a CPU) and `FREE_SHARE` of the free memory of the device, where that can be read.
     n_samples, rows_per_sample : int
     row : Tensor of shape (n_params,)
         A tensor of the size of one row.
@@ -174,8 +176,13 @@ def samples_per_chunk(max_rows: int | str | None, n_samples: int, rows_per_sampl
         return max(1, n_samples)
     if isinstance(max_rows, str):
         free = _free_memory(row.device)
-        budget = CHUNK_BYTES if free is None else min(CHUNK_BYTES, free * FREE_SHARE)
-        max_rows = int(budget / (row.numel() * row.element_size()))
+        on_cpu = row.device.type == "cpu"
+        budget = CPU_CHUNK_BYTES if on_cpu else CHUNK_BYTES
+        if free is not None:
+            budget = min(budget, int(free * FREE_SHARE))
+        max_rows = budget // (row.numel() * row.element_size())
+        if on_cpu:
+            max_rows = min(max_rows, CPU_CHUNK_ROWS)
     return min(max(1, max_rows // rows_per_sample), max(1, n_samples))
 
 
@@ -259,6 +266,9 @@ class ModuleFunction:
             module, {name: starts[i] for name, i in self.places}, self.n_params
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}
+
     @property
     def device(self) -> torch.device:
         return next(iter(self.parameters.values())).device
@@ -300,10 +310,11 @@ class ModuleFunction:
         With a `seed`, random numbers are those that `rows` draws for the same seed and `chunk` (samples at once). With
         `keep`, the forward pass serves the next call of `rows` for the same vector and inputs too, until `forget`.
         """
-        if keep and seed is None and self.layerwise is not None and count_samples(inputs) <= self._whole:
+        if keep and seed is None and count_samples(inputs) <= self._whole:
             record = self._record(vector, inputs)
-            self._kept = vector, inputs, record
-            return record.outputs.detach()
+            if record is not None:
+                self._kept = vector, inputs, record
+                return flat_output(record.outputs.detach(), count_samples(inputs))
         if seed is None:
             return flat_output(self._call(vector, inputs), count_samples(inputs))
 
@@ -393,16 +404,30 @@ class ModuleFunction:
 
     def _layerwise_rows(self, vector: Tensor, inputs: Any, factor: Tensor) -> Any:
         layerwise: Any = self.layerwise
-        kept = self._kept
-        if kept is None or kept[0] is not vector or kept[1] is not inputs:
-            return layerwise.rows(self._record(vector, inputs), factor)
-        self.forget()  # its graph is used up
-        return layerwise.rows(kept[2], factor)
+        return layerwise.rows(self._kept_or(self._layerwise_record, vector, inputs), factor)
 
-    def _record(self, vector: Tensor, inputs: Any) -> Any:
+    def _layerwise_record(self, vector: Tensor, inputs: Any) -> Any:
         leaf = vector.detach().requires_grad_()
         layerwise: Any = self.layerwise
         return layerwise.forward(lambda: flat_output(self._call(leaf, inputs), count_samples(inputs)))
+
+    def _scalar_record(self, vector: Tensor, inputs: Any) -> Any:
+        scalars: Any = self.scalars
+        return scalars.forward(self._call_named, vector, inputs, count_samples(inputs))
+
+    def _record(self, vector: Tensor, inputs: Any) -> Any:
+        """Return a forward pass that the fast way to rows can start from; None where there is none."""
+        if self.scalars is not None and self.scalars.works:
+            return self._scalar_record(vector, inputs)
+        return self._layerwise_record(vector, inputs)
+
+    def _kept_or(self, record: Callable[[Tensor, Any], Any], vector: Tensor, inputs: Any) -> Any:
+        """Return the forward pass that `outputs` has kept for these, or a new one."""
+        kept = self._kept
+        if kept is None or kept[0] is not vector or kept[1] is not inputs:
+            return record(vector, inputs)
+        self.forget()  # its graph is used up
+        return kept[2]
 
     def forget(self) -> None:
         """Drop what `outputs` has kept."""
@@ -424,8 +449,8 @@ class ModuleFunction:
 
     def _scalar_rows(self, vector: Tensor, inputs: Any, factor: Tensor) -> Any:
         scalars: Any = self.scalars
-        jacobian = scalars.rows(self._call_named, vector, inputs, len(factor))
-        return None if jacobian is None else factor * jacobian[:, None, :]
+        copies = self._kept_or(self._scalar_record, vector, inputs)
+        return None if copies is None else factor * scalars.rows(copies)[:, None, :]
 
     def _functional_rows(
         self,

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 import secrets
 import warnings
 from collections.abc import Iterator, Mapping
@@ -48,6 +49,7 @@ from sklm.engine.jacobian import (
     ModuleFunction,
     count_samples,
     is_out_of_memory,
+    map_tensors,
     preserved_rng,
     rng_state,
     samples_per_chunk,
@@ -142,6 +144,22 @@ class _Batch:
     penalty: Tensor  # alpha / W for every parameter that is penalized
     seed: int | None
     chunk: int
+
+
+@dataclass(frozen=True)
+class _State:
+    """Tensors, compared by identity, and other values."""
+
+    tensors: list[Tensor]
+    others: list[Any]
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _State)
+            and len(self.tensors) == len(other.tensors)
+            and all(map(operator.is_, self.tensors, other.tensors))
+            and self.others == other.others
+        )
 
 
 class LevenbergMarquardt(torch.optim.Optimizer):
@@ -257,6 +275,10 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             raise ValueError(f"`acceleration` must be True, False or 'auto'; got {acceleration!r}.")
         self.acceleration = acceleration
         self._accelerates = acceleration is True
+        self._inputs: Any = None  # of the last step
+        self._repeats = False  # whether this step and the last are on the same inputs
+        self._state: _State | None = None
+        self._now: tuple[_Batch, _Point] | None = None
         self.seed = secrets.randbits(48) if seed is None else check_integer("seed", seed, minimum=0)
         self.n_steps = 0
         self._first_gradient = 0.0  # norm of the gradient of the first step, for the forcing term of "cg"
@@ -304,17 +326,55 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         -------
         StepResult
         """
-        module = self.module
-        with preserved_rng(self.function.device), steady_batchnorm(module):
-            try:
-                result = self._step(inputs, targets, weights, fresh)
-            finally:
-                self.function.forget()
+        data = inputs, targets, weights
+        self._repeats, self._inputs = inputs is self._inputs, inputs
+        last = self._remembered(data)
+        max_rows = self.jacobian_max_rows
+        try:
+            with preserved_rng(self.function.device), steady_batchnorm(self.module):
+                result = self._step(*(last or self._evaluate(*data)), fresh)
+        except BaseException:
+            self.forget()
+            raise
+        if self._repeats and self.jacobian_max_rows == max_rows:
+            self._state = self._state_of(data)
         self.n_steps += 1
         return result
 
-    def _step(self, inputs: Any, targets: Any, weights: Tensor | None, fresh: tuple[Any, ...] | None) -> StepResult:
-        batch, point = self._evaluate(inputs, targets, weights)
+    def forget(self) -> None:
+        """Drop what a step keeps for a next one on the same data: the outputs, with their graph."""
+        self._inputs = self._state = self._now = None
+        self.function.forget()
+
+    def _remembered(self, data: tuple[Any, ...]) -> tuple[_Batch, _Point] | None:
+        """Return where the last step ended, if it was on the same data and nothing has changed since."""
+        before, now = self._state, self._now
+        self._state = None
+        if before is not None and now is not None and now[0].seed is None and before == self._state_of(data):
+            untouched = torch.equal(self.function.vector(), now[1].theta)  # `.data` leaves no trace in versions
+            if untouched:
+                return now
+        self.function.forget()
+        return None
+
+    def _state_of(self, data: tuple[Any, ...]) -> _State | None:
+        """Return what the loss at the current parameters depends on, as far as tensors and settings tell."""
+        held: list[Tensor] = [*self.module.parameters(), *self.module.buffers()]
+
+        def hold(tensor: Tensor) -> Tensor:
+            held.append(tensor)
+            return tensor
+
+        try:
+            map_tensors(hold, [part for part in data if part is not None])
+        except ValueError:  # something else than tensors
+            return None
+        flags = [part.training for part in self.module.modules()]
+        settings = [self.param_groups[0]["lr"], self.param_groups[0]["alpha"], self.jacobian_max_rows]
+        return _State(held, [[tensor._version for tensor in held], flags, settings])
+
+    def _step(self, batch: _Batch, point: _Point, fresh: tuple[Any, ...] | None) -> StepResult:
+        self._now = batch, point
         if not math.isfinite(point.loss):
             return self._unmoved(point, "failed", f"the loss is {point.loss} at the current parameters")
         indices = self._indices()
@@ -512,7 +572,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             if accepted or message or at_maximum:
                 break
         if accepted:
-            self.function.assign(kept.theta)
+            self._move(judges[0][0], kept)
         if message:
             status = "converged"
         elif accepted:
@@ -646,7 +706,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         cosine = self._cosine(problem, theta, indices)
         moved = best is not point
         if moved:
-            self.function.assign(best.theta)
+            self._move(batch, best)
         result = replace(result, loss=best.loss, outputs=best.outputs, cosine=cosine, accepted=result.accepted or moved)
         denied = rounding < 1 and not offset <= OFFSET_LIMIT and result.damping < self.damping.maximum
         return replace(result, status="running", message="") if denied else result
@@ -662,8 +722,13 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         theta = point.theta + step if indices is None else point.theta.index_add(0, indices, step)
         if self.box is not None:
             theta = clip(theta, *self.box.select(None, theta))
-        outputs = self.function.outputs(theta, batch.inputs, seed=batch.seed, chunk=batch.chunk)
+        keep = self._repeats or self.is_curve
+        outputs = self.function.outputs(theta, batch.inputs, seed=batch.seed, chunk=batch.chunk, keep=keep)
         return self._point(batch, theta, outputs)
+
+    def _move(self, batch: _Batch, point: _Point) -> None:
+        self.function.assign(point.theta)
+        self._now = batch, point
 
     def _reduction(self, judge: tuple[_Batch, _Point], trial: _Point) -> float:
         """Return F(point) - F(trial), added up from differences."""
@@ -711,7 +776,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in _OWN_ATTRIBUTES}
-        return {**super().__getstate__(), **own}
+        return {**super().__getstate__(), **own, "_inputs": None, "_repeats": False, "_state": None, "_now": None}
 
 
 _OWN_ATTRIBUTES = (

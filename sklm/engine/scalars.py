@@ -8,6 +8,7 @@ a module that works element by element; whether it does is seen on the first use
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,14 @@ from torch import Tensor
 CHECKED_ROWS = 4
 
 Call = Callable[[Mapping[str, Tensor], Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Copies of the parameters, (n_params, n_samples) or (n_params, n_samples, 1), and the outputs with their graph."""
+
+    leaf: Tensor
+    outputs: Tensor
 
 
 class ScalarJacobian:
@@ -38,50 +47,50 @@ class ScalarJacobian:
         self.works: bool | None = None
         self._shape: tuple[int, ...] = (-1,)  # of a copy: (n,), or (n, 1) for a module that keeps the column of X
 
-    def rows(self, call: Call, vector: Tensor, inputs: Any, n_samples: int) -> Tensor | None:
-        """Return J of shape (n_samples, n_params); None where the module does not take copies."""
-        with torch.enable_grad():
-            leaf, outputs = self._outputs(call, vector, inputs, n_samples)
-            if outputs is None:
-                return None
-            if not outputs.requires_grad:
-                return vector.new_zeros(n_samples, len(vector))
-            (gradient,) = torch.autograd.grad(outputs.sum(), leaf)
-        return gradient.reshape(len(vector), n_samples).T
-
-    def second(self, call: Call, vector: Tensor, direction: Tensor, inputs: Any, n_samples: int) -> Tensor | None:
-        """Return the second derivative of the outputs along `direction`, shape (n_samples, 1)."""
-        with torch.enable_grad():
-            leaf, outputs = self._outputs(call, vector, inputs, n_samples)
-            if outputs is None:
-                return None
-            zero = vector.new_zeros(n_samples, 1)
-            if not outputs.requires_grad:
-                return zero
-            (gradient,) = torch.autograd.grad(outputs.sum(), leaf, create_graph=True)
-            along = direction @ gradient.reshape(len(vector), n_samples)
-            if not along.requires_grad:
-                return zero
-            (second,) = torch.autograd.grad(along.sum(), leaf)
-        return (direction @ second.reshape(len(vector), n_samples))[:, None]
-
-    def _outputs(self, call: Call, vector: Tensor, inputs: Any, n_samples: int) -> tuple[Tensor, Tensor | None]:
+    def forward(self, call: Call, vector: Tensor, inputs: Any, n_samples: int) -> Copies | None:
+        """Return the copies and the outputs with their graph; None where the module does not take copies."""
         shape = (n_samples, *self._shape[1:])
         leaf = vector.detach().reshape(-1, *(1 for _ in shape)).expand(-1, *shape).clone().requires_grad_()
         try:
-            outputs = call(dict(zip(self.names, leaf.unbind(), strict=True)), inputs)
+            with torch.enable_grad():
+                outputs = call(dict(zip(self.names, leaf.unbind(), strict=True)), inputs).to(vector.dtype)
         except (RuntimeError, TypeError, ValueError, IndexError):
-            return leaf, None
+            return None
         if outputs.shape[:1] != (n_samples,) or outputs.numel() != n_samples:
-            return leaf, None
-        return leaf, outputs
+            return None
+        return Copies(leaf, outputs)
+
+    def rows(self, copies: Copies) -> Tensor:
+        """Return J of shape (n_samples, n_params); uses up the graph of `copies`."""
+        leaf, outputs = copies.leaf, copies.outputs
+        if not outputs.requires_grad:
+            return leaf.new_zeros(len(outputs), len(leaf))
+        (gradient,) = torch.autograd.grad(outputs, leaf, torch.ones_like(outputs))
+        return gradient.reshape(len(leaf), len(outputs)).T
+
+    def second(self, call: Call, vector: Tensor, direction: Tensor, inputs: Any, n_samples: int) -> Tensor | None:
+        """Return the second derivative of the outputs along `direction`, shape (n_samples, 1)."""
+        copies = self.forward(call, vector, inputs, n_samples)
+        if copies is None:
+            return None
+        zero = vector.new_zeros(n_samples, 1)
+        if not copies.outputs.requires_grad:
+            return zero
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(copies.outputs.sum(), copies.leaf, create_graph=True)
+            along = direction @ gradient.reshape(len(vector), n_samples)
+            if not along.requires_grad:
+                return zero
+            (second,) = torch.autograd.grad(along.sum(), copies.leaf)
+        return (direction @ second.reshape(len(vector), n_samples))[:, None]
 
     def check(self, call: Call, vector: Tensor, inputs: Any, n_samples: int, expected: Tensor) -> None:
         """Set `works` by comparing rows for all samples with the `expected` first ones."""
         for shape in ((-1,), (-1, 1)):
             self._shape = shape
-            found = self.rows(call, vector, inputs, n_samples)
-            if found is not None:
+            copies = self.forward(call, vector, inputs, n_samples)
+            if copies is not None:
+                found = self.rows(copies)
                 self.works = torch.allclose(found[: len(expected)], expected, rtol=1e-6, atol=0.0, equal_nan=True)
                 if self.works:
                     return

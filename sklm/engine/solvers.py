@@ -31,7 +31,8 @@ from torch import Tensor
 QR_MAX_PARAMS = 32  # up to here a QR of the rows costs little more than their Gram matrix
 QR_MAX_CURVE_PARAMS = 256
 QR_BLOCK = 4096  # rows
-GRAM_BLOCK = 256  # columns: only blocks on and above the diagonal are computed
+GRAM_BLOCKS = 8  # rows of blocks of which only those on and above the diagonal are computed, each of
+MIN_GRAM_BLOCK, MAX_GRAM_BLOCK = 32, 256  # columns
 
 Rows = Iterable[tuple[Tensor, Tensor]]
 
@@ -125,8 +126,9 @@ class Cholesky(SubProblem):
 def add_gram(gram: Tensor, matrix: Tensor) -> None:
     """Add matrix' matrix to the upper triangle of `gram`, block row by block row; what is below is not defined."""
     n_params = len(gram)
-    for start in range(0, n_params, GRAM_BLOCK):
-        stop = min(start + GRAM_BLOCK, n_params)
+    block = max(MIN_GRAM_BLOCK, min(MAX_GRAM_BLOCK, n_params // GRAM_BLOCKS))
+    for start in range(0, n_params, block):
+        stop = min(start + block, n_params)
         gram[start:stop, start:].addmm_(matrix[:, start:stop].T, matrix[:, start:])
 
 
