@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -70,7 +71,17 @@ class Uncertainty(LMNet):
             alpha=self.optimizer_.param_groups[0]["alpha"],
             bounds=getattr(module, "parameter_bounds", {}),
             absolute_sigma=bool(self.absolute_sigma),
+            triangle=self._triangle(module, float(weights.sum())),
         )
+
+    def _triangle(self, module: Any, total: float) -> torch.Tensor | None:
+        """Return R of the rows sqrt(w_i) J_i where the last step has left it for the parameters of the module."""
+        left = self.optimizer_.triangle
+        if left is None or left[1].dtype != torch.float64 or self.batch_size != -1:
+            return None
+        theta, triangle = left
+        now = torch.cat([p.detach().reshape(-1) for p in module.parameters() if p.requires_grad])
+        return triangle * math.sqrt(total) if torch.equal(theta, now) else None
 
     def _module_in_float64(self) -> tuple[Any, torch.device]:
         """Return a copy of the module for exact derivatives, and its device: the CPU for MPS, which has no float64."""

@@ -65,6 +65,8 @@ class Problem:
     alpha : float
     bounds : dict of str to (lower, upper)
     absolute_sigma : bool
+    triangle : Tensor of shape (n_params, n_params) or None
+        R of the rows sqrt(w_i) J_i over all parameters, where the fit has left it.
     """
 
     module: nn.Module
@@ -75,6 +77,7 @@ class Problem:
     alpha: float
     bounds: Mapping[str, tuple[Any, Any]]
     absolute_sigma: bool
+    triangle: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,8 @@ class _Curvature:
             factor = root * torch.eye(self.n_outputs).to(outputs)
         else:
             factor = root * self.loss.ggn(outputs, targets)[1]
-        self.triangle = self.reduced(factor)
+        known = problem.triangle if isinstance(self.loss, SquaredError) and self.free.all() else None
+        self.triangle = self.reduced(factor) if known is None else known
         penalized = function.penalized[self.free].to(theta)
         self.penalty = problem.alpha / scale * penalized
         self._invert()

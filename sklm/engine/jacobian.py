@@ -247,12 +247,14 @@ class ModuleFunction:
         self.n_params = sum(self.sizes.values())
         # every place that holds a parameter, each once: tied ones have several, a layer that is used twice only one
         order = {id(p): i for i, p in enumerate(self.parameters.values())}
-        self.places = [
-            (f"{path}.{name}" if path else name, order[id(p)])
+        found = [
+            (path, owner._parameters, name, order[id(p)])
             for path, owner in module.named_modules()
             for name, p in owner.named_parameters(recurse=False)
             if id(p) in order
         ]
+        self.places = [(f"{path}.{name}" if path else name, i) for path, _, name, i in found]
+        self._slots = [(owner, name, i) for _, owner, name, i in found]
         self.vmap_works = True
         all_scalar = all(p.ndim == 0 for p in self.parameters.values()) and jacobian != "functional"
         self.scalars = ScalarJacobian(list(self.parameters)) if all_scalar else None
@@ -440,12 +442,22 @@ class ModuleFunction:
             return False
         if scalars.works is None:
             few, whole = slice(0, min(CHECKED_ROWS, chunk)), slice(0, chunk)
-            blocks = self._functional_rows(
-                vector, None, take(inputs, few), torch.ones_like(factor[few, :1]), seed=None, chunk=CHECKED_ROWS
-            )
-            expected = next(iter(blocks))[:, 0]
+            expected = self._few_rows(vector, take(inputs, few))
             scalars.check(self._call_named, vector, take(inputs, whole), len(factor[whole]), expected)
         return bool(scalars.works)
+
+    def _few_rows(self, vector: Tensor, inputs: Any) -> Tensor:
+        """Return J of a module with one output, (n_samples, n_params), by a backward pass for each sample alone."""
+        rows = []
+        with torch.enable_grad():
+            for i in range(count_samples(inputs)):
+                leaf = vector.detach().requires_grad_()
+                output = self._one(leaf, take(inputs, i))
+                if output.requires_grad:
+                    rows.append(torch.autograd.grad(output.sum(), leaf)[0])
+                else:
+                    rows.append(torch.zeros_like(vector))
+        return torch.stack(rows)
 
     def _scalar_rows(self, vector: Tensor, inputs: Any, factor: Tensor) -> Any:
         scalars: Any = self.scalars
@@ -539,9 +551,15 @@ class ModuleFunction:
     def _call_named(self, parameters: Mapping[str, Tensor], inputs: Any) -> Tensor:
         """Return what the module returns with other tensors as its parameters."""
         values = list(parameters.values())
-        named = {name: values[i] for name, i in self.places}
         arguments, keywords = split_arguments(inputs)
-        return check_output(torch.func.functional_call(self.module, named, arguments, keywords, tie_weights=False))
+        before = [owner[name] for owner, name, _ in self._slots]
+        try:  # as torch.func.functional_call does, at a fraction of its cost
+            for owner, name, i in self._slots:
+                owner[name] = values[i]
+            return check_output(self.module(*arguments, **keywords))
+        finally:
+            for (owner, name, _), parameter in zip(self._slots, before, strict=True):
+                owner[name] = parameter
 
     def _one(self, vector: Tensor, sample: Any) -> Tensor:
         """Return the outputs for one sample, shape (n_outputs,)."""

@@ -214,6 +214,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         The resolved objects.
     n_steps : int
         Steps done.
+    triangle : tuple of Tensor (n_params,) and Tensor (n_params, n_params), or None
+        After a step that converged on a curve without penalty: the parameters, and R of the rows A there.
 
     Raises
     ------
@@ -275,6 +277,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             raise ValueError(f"`acceleration` must be True, False or 'auto'; got {acceleration!r}.")
         self.acceleration = acceleration
         self._accelerates = acceleration is True
+        self.triangle: tuple[Tensor, Tensor] | None = None
         self._inputs: Any = None  # of the last step
         self._repeats = False  # whether this step and the last are on the same inputs
         self._state: _State | None = None
@@ -329,6 +332,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         data = inputs, targets, weights
         self._repeats, self._inputs = inputs is self._inputs, inputs
         last = self._remembered(data)
+        self.triangle = None
         max_rows = self.jacobian_max_rows
         try:
             with preserved_rng(self.function.device), steady_batchnorm(self.module):
@@ -703,6 +707,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
                 length /= 2
             else:
                 break
+        if indices is None and not bool(batch.penalty.any()):
+            self.triangle = best.theta, problem.triangle  # type: ignore[attr-defined]  # a QR, as at the start
         cosine = self._cosine(problem, theta, indices)
         moved = best is not point
         if moved:
@@ -776,7 +782,15 @@ class LevenbergMarquardt(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in _OWN_ATTRIBUTES}
-        return {**super().__getstate__(), **own, "_inputs": None, "_repeats": False, "_state": None, "_now": None}
+        return {
+            **super().__getstate__(),
+            **own,
+            "triangle": None,
+            "_inputs": None,
+            "_repeats": False,
+            "_state": None,
+            "_now": None,
+        }
 
 
 _OWN_ATTRIBUTES = (
@@ -797,6 +811,8 @@ _OWN_ATTRIBUTES = (
     "seed",
     "n_steps",
 )
+
+_OF_THE_LAST_STEP = ("triangle", "_inputs", "_repeats", "_state", "_now")
 
 
 def _normalized(weights: Tensor | None, n_samples: int, like: Tensor) -> Tensor | None:

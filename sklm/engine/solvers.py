@@ -203,17 +203,19 @@ def _moved_norm(problem: SubProblem, gradient: Tensor, moved: Tensor) -> float:
 
 def reduce_rows(rows: Rows, penalty: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return R (at most p rows), Q'r and |r|^2 of the stacked rows, holding one chunk and R at a time."""
-    root = penalty.sqrt()
-    penalized = root.nonzero()[:, 0]
-    extra = torch.diag(root)[penalized]
-    stacked = torch.cat([extra, (root * theta)[penalized, None]], 1)
+    n_params = len(theta)
+    stacked = theta.new_zeros(0, n_params + 1)
+    if bool(penalty.any()):
+        root = penalty.sqrt()
+        stacked = torch.cat([torch.diag(root), (root * theta)[:, None]], 1)[root != 0]
     square = stacked[:, -1].square().sum()
     for matrix, residual in rows:
-        square = square + residual.square().sum()
-        stacked = torch.cat([stacked, _folded(torch.cat([matrix, residual[:, None]], 1))])
-        if len(stacked) >= stacked.shape[1]:
+        square = square + residual @ residual
+        folded = _folded(torch.cat([matrix, residual[:, None]], 1))
+        stacked = torch.cat([stacked, folded]) if len(stacked) else folded
+        if len(stacked) > n_params:
             stacked = torch.linalg.qr(stacked, mode="r")[1]
-    kept = stacked[: len(theta)]
+    kept = stacked[:n_params]
     return kept[:, :-1], kept[:, -1], square
 
 
