@@ -95,6 +95,7 @@ HINTS = {
 # Where a curve's first run has not converged: from the same start with another scaling, and ten times the epochs.
 SECOND_SCALING, SECOND_EPOCHS = "identity", 10
 DEFAULT_EPOCHS = 100
+MANY_ROWS, SOME_ROWS = 2**18, 2**15  # a curve with many rows starts from a fit to some of them
 RESTART_SEED = 2**31  # far from the seeds that follow one another within a run
 
 
@@ -398,10 +399,11 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             train, valid = (self._to_data(part) for part in self._early_stopping_split(X))
         if self._is_new:
             self._init_from_data(train)
+            if len(train) >= MANY_ROWS and self._has_second_strategy():
+                self._start_on_some_rows(train)
             self._is_new = False
         elif self.early_stopping and valid is not None and self.history:  # a warm fit must not end worse than it began
-            loss = float(self.validation_step(next(iter(self.get_iterator(valid))))["loss"])
-            self._run.keep(loss, self.history[-1]["epoch"], self.module_)
+            self._run.keep(self._loss(valid), self.history[-1]["epoch"], self.module_)
         return train, valid
 
     def _early_stopping_split(self, data: Data) -> Iterator[torch.utils.data.Subset[Any]]:
@@ -683,6 +685,23 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             else:
                 method(data.X, targets, **weights)
         self.module_.to(device=self.device_, dtype=self.dtype_)
+
+    def _start_on_some_rows(self, data: TensorData) -> None:
+        """Start a curve where a fit to a few of many rows ends, if it converges and fits all rows better."""
+        before = copy.deepcopy(self.module_.state_dict())
+        loss = self._loss(data)
+        generator = torch.Generator().manual_seed(self.optimizer_.seed)
+        rows = torch.randint(len(data), (SOME_ROWS,), generator=generator).sort().values.numpy()
+        batch = data.take(rows)
+        optimizer = self._build_optimizer(self.optimizer_.seed)
+        status = "running"
+        while status == "running" and optimizer.n_steps < self.max_epochs:
+            status = optimizer.step(batch[0], batch.targets, batch.weights).status
+        if status != "converged" or not self._loss(data) <= loss:
+            self.module_.load_state_dict(before)
+
+    def _loss(self, data: TensorData) -> float:
+        return float(self.validation_step(next(iter(self.get_iterator(data))))["loss"])
 
     def _choose_start(self, curve: Curve, data: TensorData, targets: Tensor) -> None:
         """Set a curve to the best point that its starts lead to."""

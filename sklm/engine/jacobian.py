@@ -38,7 +38,25 @@ RANDOM_CHUNK = 256  # samples at once, at most, for a module that draws random n
 CHUNK_BYTES = 128 * 2**20  # larger chunks gain no speed; a step then stays within a few times this
 CPU_CHUNK_BYTES = 8 * 2**20  # a chunk that stays in cache is faster
 CPU_CHUNK_ROWS = 2**16
+FORWARD_ROWS = 2**16  # samples of a forward pass without derivatives
 FREE_SHARE = 1 / 16  # of free memory: autograd keeps a few tensors of the size of a chunk
+
+
+class Reader:
+    """Inputs that are read when they are used, instead of tensors.
+
+    Parameters
+    ----------
+    read : callable
+        ``read(index)`` returns the samples at a slice or an array of positions as tensors, or tuples or dicts of them.
+    n_samples : int
+    """
+
+    def __init__(self, read: Callable[[Any], Any], n_samples: int) -> None:
+        self.read, self.n_samples = read, n_samples
+
+    def __len__(self) -> int:
+        return self.n_samples
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
@@ -53,7 +71,9 @@ def map_tensors(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
 
 
 def take(inputs: Any, index: Any) -> Any:
-    """Return the samples at `index` of every tensor in `inputs`."""
+    """Return the samples at `index` of every tensor in `inputs`, or as a `Reader` reads them."""
+    if isinstance(inputs, Reader):
+        return inputs.read(index)
     return map_tensors(lambda tensor: tensor[index], inputs)
 
 
@@ -71,6 +91,8 @@ def tensors(inputs: Any) -> list[Tensor]:
 
 def count_samples(inputs: Any) -> int:
     """Return the common length of all tensors in `inputs`; raise when there is none."""
+    if isinstance(inputs, Reader):
+        return len(inputs)
     lengths = {len(tensor) if tensor.ndim else 0 for tensor in tensors(inputs)}
     if len(lengths) != 1:
         raise ValueError(f"all `inputs` must have the same number of samples; got {sorted(lengths)}.")
@@ -209,6 +231,9 @@ def _free_memory(device: torch.device) -> int | None:
         return None
 
 
+Factor = Callable[[slice], Tensor]
+
+
 class ModuleFunction:
     """Outputs and Jacobian rows of a module, as functions of the flat vector of its trainable parameters.
 
@@ -318,22 +343,20 @@ class ModuleFunction:
                 self._kept = vector, inputs, record
                 return flat_output(record.outputs.detach(), count_samples(inputs))
         if seed is None:
-            return flat_output(self._call(vector, inputs), count_samples(inputs))
+            parts = [flat_output(self._call(vector, x), count_samples(x)) for _, x in _chunks(inputs, FORWARD_ROWS)]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
 
         def one(sample: Any) -> Tensor:
             return self._one(vector, sample)
 
-        parts = []
-        for start, part in _chunks(inputs, chunk):
-            parts.append(self._over_samples(one, part, seed=seed + start))
-        return torch.cat(parts)
+        return torch.cat([self._over_samples(one, x, seed=seed + at.start) for at, x in _chunks(inputs, chunk)])
 
     def rows(
         self,
         vector: Tensor,
         indices: Tensor | None,
         inputs: Any,
-        factor: Tensor,
+        factor: Tensor | Factor,
         *,
         seed: int | None = None,
         chunk: int,
@@ -345,39 +368,47 @@ class ModuleFunction:
         vector : Tensor of shape (n_params,)
         indices : Tensor of shape (n_selected,) or None
             Parameters to differentiate with respect to; None for all.
-        inputs : tensor, or tuple or dict of tensors
-        factor : Tensor of shape (n_samples, k, n_outputs)
+        inputs : tensor, tuple or dict of tensors, or Reader
+        factor : Tensor of shape (n_samples, k, n_outputs), or callable
+            ``factor(span)`` returns that of a slice of the samples; it is called right before their rows come.
         seed : int or None
             See `outputs`.
         chunk : int
             Samples at once.
         """
-        fast = self._fast_rows(vector, inputs, factor, seed, chunk)
-        if fast is not None:
-            for start, part in _chunks(inputs, chunk):
-                own = factor[start : start + chunk]
-                at_once = len(own) == len(factor)
-                self._whole = chunk if at_once else 0
-                block = fast(vector, inputs if at_once else part, own)
-                if block is None:  # the module takes another way for these samples
-                    block = next(self._functional_rows(vector, None, part, own, seed=None, chunk=chunk))
-                yield block if indices is None else block[:, :, indices]
-            return
-        if self.jacobian == "layerwise":
+        of = factor if callable(factor) else factor.__getitem__
+        fast = None
+        if seed is None:
+            fast = self._fast_rows(vector, inputs, of, chunk)
+        if fast is None and self.jacobian == "layerwise":
             raise ValueError(
                 "`jacobian='layerwise'` needs a module whose trainable parameters all sit in Linear, Conv1d, Conv2d, "
                 "LayerNorm, BatchNorm or Embedding layers that do nothing else with them, without random numbers; pass "
                 "'auto'."
             )
-        yield from self._functional_rows(vector, indices, inputs, factor, seed=seed, chunk=chunk)
+        for span, part in _chunks(inputs, chunk):
+            own = of(span)
+            block = None
+            if fast is not None:
+                self._whole = chunk if part is inputs else 0
+                block = fast(vector, part, own)
+            if block is None:  # the module takes another way for these samples
+                yield self._functional_rows(vector, indices, part, own, None if seed is None else seed + span.start)
+            else:
+                yield block if indices is None else block[:, :, indices]
 
     def _fast_rows(
-        self, vector: Tensor, inputs: Any, factor: Tensor, seed: int | None, chunk: int
+        self, vector: Tensor, inputs: Any, factor: Factor, chunk: int
     ) -> Callable[[Tensor, Any, Tensor], Tensor | None] | None:
-        """Return the faster way to rows that this module allows, if one does."""
-        if self._scalars_work(vector, inputs, factor, seed, chunk):
+        """Return the faster way to rows that this module allows, if one does; see on the first use."""
+        scalars, layerwise = self.scalars, self.layerwise
+        if scalars is not None and scalars.works is None:
+            self._try_scalars(scalars, vector, inputs, factor, chunk)
+        if scalars is not None and scalars.works:
             return self._scalar_rows
-        return self._layerwise_rows if self._layerwise_works(vector, inputs, factor, seed, chunk) else None
+        if layerwise is not None and layerwise.works is None:
+            self._try_layerwise(layerwise, vector, inputs, factor, chunk)
+        return self._layerwise_rows if layerwise is not None and layerwise.works else None
 
     @property
     def method(self) -> str:
@@ -388,21 +419,19 @@ class ModuleFunction:
             return "layerwise"
         return "functional" if self.vmap_works else "sample by sample"
 
-    def _layerwise_works(self, vector: Tensor, inputs: Any, factor: Tensor, seed: int | None, chunk: int) -> bool:
-        """Return whether the rows may come layer by layer; see on the first use."""
-        layerwise = self.layerwise
-        if layerwise is None or seed is not None:
-            return False
-        if layerwise.works is None:
-            few, whole = slice(0, min(CHECKED_ROWS, chunk)), slice(0, chunk)
-            blocks = self._functional_rows(vector, None, take(inputs, few), factor[few], seed=None, chunk=CHECKED_ROWS)
-            expected = next(iter(blocks))
-            found = self._layerwise_rows(vector, take(inputs, whole), factor[whole])
-            tolerance = torch.finfo(vector.dtype).eps ** 0.5
-            layerwise.works = found is not None and torch.allclose(
-                found[few], expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()), equal_nan=True
-            )
-        return layerwise.works
+    def _try_layerwise(
+        self, layerwise: LayerwiseJacobian, vector: Tensor, inputs: Any, factor: Factor, chunk: int
+    ) -> None:
+        """See whether rows layer by layer are those of the general way."""
+        whole = slice(0, min(chunk, count_samples(inputs)))
+        part, own = take(inputs, whole), factor(whole)
+        few = slice(0, CHECKED_ROWS)
+        expected = self._functional_rows(vector, None, take(part, few), own[few], None)
+        found = self._layerwise_rows(vector, part, own)
+        tolerance = torch.finfo(vector.dtype).eps ** 0.5
+        layerwise.works = found is not None and torch.allclose(
+            found[few], expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()), equal_nan=True
+        )
 
     def _layerwise_rows(self, vector: Tensor, inputs: Any, factor: Tensor) -> Any:
         layerwise: Any = self.layerwise
@@ -435,16 +464,15 @@ class ModuleFunction:
         """Drop what `outputs` has kept."""
         self._kept = None
 
-    def _scalars_work(self, vector: Tensor, inputs: Any, factor: Tensor, seed: int | None, chunk: int) -> bool:
-        """Return whether the rows may come from copies of scalar parameters; see on the first use."""
-        scalars = self.scalars
-        if scalars is None or seed is not None or factor.shape[2] != 1:
-            return False
-        if scalars.works is None:
-            few, whole = slice(0, min(CHECKED_ROWS, chunk)), slice(0, chunk)
-            expected = self._few_rows(vector, take(inputs, few))
-            scalars.check(self._call_named, vector, take(inputs, whole), len(factor[whole]), expected)
-        return bool(scalars.works)
+    def _try_scalars(self, scalars: ScalarJacobian, vector: Tensor, inputs: Any, factor: Factor, chunk: int) -> None:
+        """See whether rows from copies of scalar parameters are those of samples alone."""
+        whole = slice(0, min(chunk, count_samples(inputs)))
+        part = take(inputs, whole)
+        if factor(slice(0, 1)).shape[2] != 1:  # not one output
+            scalars.works = False
+            return
+        expected = self._few_rows(vector, take(part, slice(0, CHECKED_ROWS)))
+        scalars.check(self._call_named, vector, part, count_samples(part), expected)
 
     def _few_rows(self, vector: Tensor, inputs: Any) -> Tensor:
         """Return J of a module with one output, (n_samples, n_params), by a backward pass for each sample alone."""
@@ -465,16 +493,9 @@ class ModuleFunction:
         return None if copies is None else factor * scalars.rows(copies)[:, None, :]
 
     def _functional_rows(
-        self,
-        vector: Tensor,
-        indices: Tensor | None,
-        inputs: Any,
-        factor: Tensor,
-        *,
-        seed: int | None,
-        chunk: int,
-    ) -> Iterator[Tensor]:
-        """Yield the rows by vector-Jacobian products, batched over samples."""
+        self, vector: Tensor, indices: Tensor | None, inputs: Any, factor: Tensor, seed: int | None
+    ) -> Tensor:
+        """Return the rows by vector-Jacobian products, batched over samples."""
         selected = vector if indices is None else vector[indices]
 
         def insert(part: Tensor) -> Tensor:
@@ -498,9 +519,7 @@ class ModuleFunction:
                 ]
             return torch.stack([torch.zeros_like(selected) if g is None else g for g in grads])
 
-        for start, part in _chunks(inputs, chunk):
-            at = None if seed is None else seed + start
-            yield self._over_samples(one, part, factor[start : start + chunk], seed=at, fallback=one_by_autograd)
+        return self._over_samples(one, inputs, factor, seed=seed, fallback=one_by_autograd)
 
     def second_derivative(self, vector: Tensor, direction: Tensor, inputs: Any) -> Tensor:
         """Return the second derivative of the outputs along `direction` (n_params,), shape (n_samples, n_outputs)."""
@@ -608,6 +627,12 @@ def element_names(parameters: Iterable[tuple[str, Tensor]]) -> list[str]:
     ]
 
 
-def _chunks(inputs: Any, chunk: int) -> Iterator[tuple[int, Any]]:
-    for start in range(0, count_samples(inputs), chunk):
-        yield start, take(inputs, slice(start, start + chunk))
+def _chunks(inputs: Any, chunk: int) -> Iterator[tuple[slice, Any]]:
+    """Yield slices of at most `chunk` samples and the inputs there: themselves where they are one chunk of tensors."""
+    n_samples = count_samples(inputs)
+    if n_samples <= chunk and not isinstance(inputs, Reader):
+        yield slice(0, n_samples), inputs
+        return
+    for start in range(0, n_samples, chunk):
+        span = slice(start, min(start + chunk, n_samples))
+        yield span, take(inputs, span)

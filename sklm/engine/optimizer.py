@@ -34,7 +34,7 @@ import math
 import operator
 import secrets
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -437,34 +437,43 @@ class LevenbergMarquardt(torch.optim.Optimizer):
 
     def _linearize(self, batch: _Batch, point: _Point, indices: Tensor | None) -> tuple[SubProblem, int, str]:
         """Step 2: the least-squares problem of this step, its number of rows, and the reason for its solver."""
-        residual, factor = self.criterion.linearize(point.outputs, batch.targets)
-        root = batch.weights.sqrt()
-        residual = residual * root[:, None]
-        factor = factor * root[:, None, None]
         theta, penalty = point.theta, batch.penalty
         if indices is not None:
             theta, penalty = theta[indices], penalty[indices]
 
-        if self._is_matrix_free(residual.numel(), len(theta)):
-            problem = self._matrix_free(batch, point, indices, residual, factor, penalty, theta)
-            return problem, residual.numel(), f"cg: {len(theta)} parameters, {residual.numel()} rows"
+        def linearize(span: slice) -> tuple[Tensor, Tensor]:
+            residual, factor = self.criterion.linearize(point.outputs[span], take(batch.targets, span))
+            root = batch.weights[span].sqrt()
+            return residual * root[:, None], factor * root[:, None, None]
+
+        per_sample = linearize(slice(0, 1))[0].shape[1]
+        n_rows = len(point.outputs) * per_sample
+        if self._is_matrix_free(n_rows, len(theta)):
+            problem = self._matrix_free(batch, point, indices, linearize, penalty, theta)
+            return problem, n_rows, f"cg: {len(theta)} parameters, {n_rows} rows"
 
         def rows(chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
-            blocks = self.function.rows(point.theta, indices, batch.inputs, factor, seed=batch.seed, chunk=chunk)
-            for block, part in zip(blocks, torch.split(residual, chunk), strict=True):
-                yield block.flatten(0, 1), part.flatten()
+            residual = theta
 
-        solver, why = choose_solver(self.solver, residual.numel(), len(theta), theta.dtype, curve=self.is_curve)
+            def factor(span: slice) -> Tensor:
+                nonlocal residual
+                residual, found = linearize(span)
+                return found
+
+            for block in self.function.rows(point.theta, indices, batch.inputs, factor, seed=batch.seed, chunk=chunk):
+                yield block.flatten(0, 1), residual.flatten()
+
+        solver, why = choose_solver(self.solver, n_rows, len(theta), theta.dtype, curve=self.is_curve)
         chunk = batch.chunk
         while True:
             try:
-                return solver(rows(chunk), penalty, theta), residual.numel(), why
+                return solver(rows(chunk), penalty, theta), n_rows, why
             except RuntimeError as error:
                 if not is_out_of_memory(error) or chunk == 1 or batch.seed is not None:
                     raise
             self.function.forget()
             chunk = max(1, chunk // 2)
-            self.jacobian_max_rows = chunk * factor.shape[1]
+            self.jacobian_max_rows = chunk * per_sample
             warnings.warn(
                 f"out of memory; the Jacobian is now computed in chunks of jacobian_max_rows={self.jacobian_max_rows}.",
                 RuntimeWarning,
@@ -479,8 +488,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         batch: _Batch,
         point: _Point,
         indices: Tensor | None,
-        residual: Tensor,
-        factor: Tensor,
+        linearize: Callable[[slice], tuple[Tensor, Tensor]],
         penalty: Tensor,
         theta: Tensor,
     ) -> ConjugateGradients:
@@ -489,27 +497,32 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             raise ValueError(
                 "`solver='cg'` needs a module that draws no random numbers, as dropout does; pass another solver."
             )
-        function = self.function
-        spans = [slice(start, start + CG_ROWS) for start in range(0, len(residual), CG_ROWS)]
-        parts = [(take(batch.inputs, span), factor[span], residual[span]) for span in spans]
+        function, n_samples = self.function, len(point.outputs)
+        spans = [slice(start, min(start + CG_ROWS, n_samples)) for start in range(0, n_samples, CG_ROWS)]
 
-        def pull(vectors: list[Tensor]) -> Tensor:
-            pulled = [function.pullback(point.theta, v, part[0]) for v, part in zip(vectors, parts, strict=True)]
-            total = torch.stack(pulled).sum(0)
+        def pulled(of: Callable[[Any, Tensor, Tensor], Tensor]) -> Tensor:
+            """Return the sum over the spans of J' of what `of` makes of inputs, residual and factor."""
+            total = torch.zeros_like(point.theta)
+            for span in spans:
+                inputs = take(batch.inputs, span)
+                total += function.pullback(point.theta, of(inputs, *linearize(span)), inputs)
             return total if indices is None else total[indices]
 
         def product(vector: Tensor) -> Tensor:
             full = vector if indices is None else torch.zeros_like(point.theta).index_copy(0, indices, vector)
-            pushed = [function.pushforward(point.theta, full, inputs) for inputs, _, _ in parts]
-            curved = [(S.mT @ (S @ v[:, :, None]))[:, :, 0] for v, (_, S, _) in zip(pushed, parts, strict=True)]
-            return pull(curved)
 
-        gradient = pull([(S.mT @ r[:, :, None])[:, :, 0] for _, S, r in parts])
+            def curved(inputs: Any, _: Tensor, factor: Tensor) -> Tensor:
+                pushed = function.pushforward(point.theta, full, inputs)
+                return (factor.mT @ (factor @ pushed[:, :, None]))[:, :, 0]
+
+            return pulled(curved)
+
+        gradient = pulled(lambda _, residual, factor: (factor.mT @ residual[:, :, None])[:, :, 0])
         size = float(torch.linalg.vector_norm(gradient + penalty * theta))
         self._first_gradient = self._first_gradient or size
         forcing = min(0.1, math.sqrt(size / self._first_gradient)) if size else 0.1
         generator = torch.Generator().manual_seed((self.seed + self.n_steps) % 2**62)
-        square = float(residual.square().sum())
+        square = sum(float(linearize(span)[0].square().sum()) for span in spans)
         return ConjugateGradients(product, gradient, square, penalty, theta, forcing=forcing, generator=generator)
 
     def _search(
