@@ -1,9 +1,11 @@
 # make demo: run the main job on real data.   make test: run the whole test suite.
 # Both make their own environment in .venv from nothing but Python 3.11 and make.
+# make bench: every benchmark beside its peers, in .venv-bench.   make bench-quick: a smaller round, under five minutes.
+# make docs: the documentation into docs/_build/html, its examples executed, in .venv-docs.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint env clean
+.PHONY: demo test lint env bench bench-quick bench-env docs docs-env clean
 
 demo: env
 	$(BIN)/python examples/quickstart.py
@@ -24,5 +26,30 @@ env: .venv/.complete
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test]"
 	touch $@
 
+bench: bench-env
+	.venv-bench/bin/python benchmarks/suite.py
+
+bench-quick: bench-env
+	.venv-bench/bin/python benchmarks/suite.py --quick
+
+bench-env: .venv-bench/.complete
+
+.venv-bench/.complete: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install -q -c constraints.txt torch
+	.venv-bench/bin/python -m pip install -q -c constraints.txt -e ".[bench]"
+	touch $@
+
+docs: docs-env
+	.venv-docs/bin/python -m sphinx -W --keep-going -q docs docs/_build/html
+
+docs-env: .venv-docs/.complete
+
+.venv-docs/.complete: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install -q -c constraints.txt torch
+	.venv-docs/bin/python -m pip install -q -c constraints.txt -e ".[docs]"
+	touch $@
+
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-docs docs/_build docs/gallery docs/api/generated docs/sg_execution_times.rst examples/build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,9 +1,9 @@
 """scikit-learn estimators that fit any `torch.nn.Module` by the Levenberg-Marquardt algorithm."""
 
-from sklm import curves
+from sklm import curves, damping, losses, selection
 from sklm.curves import curve
 from sklm.displays import FitDisplay, ProfileDisplay
-from sklm.engine import LevenbergMarquardt, StepResult, damping, losses, selection
+from sklm.engine import LevenbergMarquardt, StepResult
 from sklm.estimators import LMClassifier, LMRegressor
 from sklm.modules import MLP
 

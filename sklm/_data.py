@@ -1,4 +1,4 @@
-"""Data: arrays become tensors once, and batches are slices of them.
+"""Data: arrays become tensors once, and batches are slices of them; Datasets and arrays on disk are read in batches.
 
 `TensorData` holds what a fit needs, on its device: inputs, labels as the user gave them, targets as the engine takes
 them, and weights. `Batches` yields `Batch` pairs (inputs, labels), the form that skorch and its callbacks know, which
@@ -8,7 +8,8 @@ carry targets and weights along.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from scipy.sparse import issparse
 from sklearn.utils.validation import check_array, check_consistent_length, column_or_1d, validate_data
 from torch import Tensor
 
-from sklm.engine.jacobian import count_samples, map_tensors, take, tensors
+from sklm.engine.jacobian import Reader, count_samples, map_tensors, take, tensors
 
 MERGE_BYTES = 4 * 2**20
 KEPT_BYTES = 256 * 2**20  # of training rows kept for uncertainty
@@ -40,11 +41,11 @@ class Batch(tuple[Any, Any]):
 
 @dataclass
 class TensorData:
-    """Data in memory.
+    """Data of a fit: all in memory, or with inputs that are read batch by batch.
 
     Attributes
     ----------
-    X : Tensor, or dict or tuple of tensors, with samples along the first axis
+    X : Tensor, or dict or tuple of tensors, with samples along the first axis, or Reader
         Inputs of the module.
     y : ndarray or None
         Labels or targets as the user gave them, for scoring callbacks.
@@ -70,22 +71,24 @@ class TensorData:
 
     def take(self, index: Any) -> Batch:
         """Return the samples at `index` (slice, or array of positions)."""
+        at: Any = index
         if isinstance(index, np.ndarray):
-            at: Any = torch.as_tensor(index, device=tensors(self.X)[0].device)
-        else:
-            at = index
-
+            like = self.targets if isinstance(self.X, Reader) else tensors(self.X)[0]
+            at = torch.as_tensor(index, device=None if like is None else like.device)
         return Batch(
-            take(self.X, at),
+            take(self.X, index if isinstance(self.X, Reader) else at),
             None if self.y is None else self.y[index],
             None if self.targets is None else self.targets[at],
             None if self.weights is None else self.weights[at],
         )
 
-    def subset(self, index: Any) -> Self:
+    def subset(self, index: np.ndarray) -> Self:
         """Return the samples at `index` as data of their own, of the same class."""
-        batch = self.take(index)
-        return type(self)(batch[0], batch[1], batch.targets, batch.weights)
+        whole = self.X
+        positions = torch.arange(len(whole)) if isinstance(whole, Reader) else whole
+        batch = replace(self, X=positions).take(index)
+        inputs = Reader(lambda part: whole.read(index[part]), len(index)) if isinstance(whole, Reader) else batch[0]
+        return type(self)(inputs, batch[1], batch.targets, batch.weights)
 
 
 DataT = TypeVar("DataT", bound=TensorData)
@@ -97,6 +100,8 @@ def merge_repeated_rows(data: DataT, dtype: torch.dtype) -> DataT:
     Then weights equal repeated rows to the last bit, in whatever order they come. Data of more than
     `MERGE_BYTES` are returned as they are: there sorting would cost more than the last bit is worth.
     """
+    if isinstance(data.X, Reader):
+        return data
     columns = [
         part.detach().cpu().reshape(len(data), -1).contiguous().numpy() for part in (*tensors(data.X), data.targets)
     ]
@@ -115,9 +120,12 @@ def merge_repeated_rows(data: DataT, dtype: torch.dtype) -> DataT:
 
 
 def kept_rows(data: TensorData) -> TensorData | None:
-    """Return the rows of a fit on the CPU without their labels, or None where there are more than `KEPT_BYTES`."""
+    """Return the rows of a fit on the CPU without their labels; None above `KEPT_BYTES` or read batch by batch."""
     rows = data if data.source is None else data.source
-    if sum(tensor.numel() * tensor.element_size() for tensor in tensors(rows.X)) > KEPT_BYTES:
+    if (
+        isinstance(rows.X, Reader)
+        or sum(tensor.numel() * tensor.element_size() for tensor in tensors(rows.X)) > KEPT_BYTES
+    ):
         return None
     weights = None if rows.weights is None else rows.weights.cpu()
     return TensorData(map_tensors(torch.Tensor.cpu, rows.X), None, rows.targets.cpu(), weights)
@@ -168,31 +176,62 @@ class Batches:
         return self.data.take(span if order is None else order[span])
 
 
-def is_dataset(X: Any) -> bool:
-    """Return whether X is a torch Dataset of the user's."""
-    return isinstance(X, torch.utils.data.Dataset)
+@dataclass(frozen=True)
+class Stored:
+    """A torch Dataset or an array on disk: what is too large to be loaded.
+
+    Attributes
+    ----------
+    read : callable
+        ``read(index)`` returns inputs and targets (or None) at a slice or an array of positions.
+    n_samples : int
+    """
+
+    read: Callable[[Any], tuple[Any, Any]]
+    n_samples: int
+
+    def parts(self) -> Iterator[tuple[Any, Any]]:
+        """Yield inputs and targets of `LOAD_ROWS` samples at a time."""
+        for start in range(0, self.n_samples, LOAD_ROWS):
+            yield self.read(slice(start, min(start + LOAD_ROWS, self.n_samples)))
 
 
-def load_dataset(dataset: Any) -> tuple[Any, Any]:
-    """Read a torch Dataset into memory; return its inputs and its targets (None where items are inputs alone)."""
-    loader = torch.utils.data.DataLoader(dataset, batch_size=LOAD_ROWS)
-    parts = list(loader)
-    if not parts:
+def stored(X: Any) -> Stored | None:
+    """Return how to read a torch Dataset of the user's or a `numpy.memmap` in parts; None for anything else."""
+    if isinstance(X, np.memmap):
+        return Stored(lambda index: (X[index], None), len(X)) if X.ndim > 1 else None
+    if not isinstance(X, torch.utils.data.Dataset) or isinstance(X, TensorData):
+        return None
+    if isinstance(X, torch.utils.data.IterableDataset):
+        X = list(X)  # no other way to more than one pass
+    if not len(X):
         raise ValueError("`X` is an empty Dataset; it must have at least one item.")
-    if isinstance(parts[0], (tuple, list)) and len(parts[0]) == 2:
-        return _concatenate([part[0] for part in parts]), _concatenate([part[1] for part in parts])
-    if isinstance(parts[0], (Tensor, Mapping)):
-        return _concatenate(parts), None
-    raise ValueError("the items of a Dataset must be pairs (inputs, target), or inputs alone: a tensor or a dict.")
+    return Stored(partial(_read_items, X), len(X))
 
 
-def _concatenate(parts: list[Any]) -> Any:
-    if isinstance(parts[0], Mapping):
-        return {key: _concatenate([part[key] for part in parts]) for key in parts[0]}
-    if isinstance(parts[0], (tuple, list)) and isinstance(parts[0][0], Tensor):
+def _read_items(dataset: Any, index: Any) -> tuple[Any, Any]:
+    """Return inputs and targets (None where items are inputs alone) of the items at `index`."""
+    positions = range(len(dataset))[index] if isinstance(index, slice) else index.tolist()
+    fetch = getattr(dataset, "__getitems__", None)
+    items = [dataset[i] for i in positions] if fetch is None else fetch(list(positions))
+    part = torch.utils.data.default_collate(items)
+    if isinstance(part, (tuple, list)) and len(part) == 2:
+        inputs, targets = part
+    elif isinstance(part, (Tensor, Mapping)):
+        inputs, targets = part, None
+    else:
+        raise ValueError("the items of a Dataset must be pairs (inputs, target), or inputs alone: a tensor or a dict.")
+    if isinstance(inputs, (tuple, list)):
         raise ValueError(
             "a Dataset with several inputs must give them as a dict, the arguments of the module's forward."
         )
+    return inputs, targets
+
+
+def joined(parts: list[Any]) -> Any:
+    """Return targets of a Dataset in one piece; None where there are none."""
+    if parts[0] is None:
+        return None
     return torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)
 
 

@@ -41,10 +41,11 @@ from torch.nn.parameter import is_lazy
 from sklm._data import (
     Batch,
     Batches,
+    Stored,
     TensorData,
-    is_dataset,
-    load_dataset,
+    joined,
     merge_repeated_rows,
+    stored,
     to_tensors,
     validate_columns,
     validate_inputs,
@@ -63,6 +64,7 @@ from sklm.engine import LevenbergMarquardt
 from sklm.engine._checks import check_integer, check_keywords, check_real, did_you_mean
 from sklm.engine.damping import resolve_damping
 from sklm.engine.jacobian import (
+    Reader,
     call_module,
     check_output,
     element_names,
@@ -96,6 +98,7 @@ HINTS = {
 SECOND_SCALING, SECOND_EPOCHS = "identity", 10
 DEFAULT_EPOCHS = 100
 MANY_ROWS, SOME_ROWS = 2**18, 2**15  # a curve with many rows starts from a fit to some of them
+INIT_ROWS = 2**16  # of those read batch by batch: enough for the scales of a new module
 RESTART_SEED = 2**31  # far from the seeds that follow one another within a run
 
 
@@ -314,17 +317,22 @@ class LMNet(skorch.NeuralNet, abc.ABC):
 
     def _training_data(self, X: Any, y: Any, sample_weight: Any, *, reset: bool, classes: Any = None) -> Data:
         """Validate data for a fit and move them to the device."""
-        if is_dataset(X):
-            X, from_dataset = load_dataset(X)
-            y = from_dataset if y is None else y
-        if y is None:
-            raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
+        source = stored(X)
+        if y is None and source is None:
+            raise self._no_targets()
         if reset:
             self.device_ = resolve_device(self.device)
-        arrays = self._validate_inputs(X, reset=reset)
+        if source is None:
+            arrays = self._validate_inputs(X, reset=reset)
+            one = next(iter(arrays.values())) if isinstance(arrays, dict) else arrays
+            n_samples = len(one)
+        else:
+            arrays, found = self._validate_stored(source, reset=reset)
+            y, n_samples = found if y is None else y, source.n_samples
+        if y is None:
+            raise self._no_targets()
         labels, targets = self._encode(y, reset=reset, classes=classes)
-        one = next(iter(arrays.values())) if isinstance(arrays, dict) else arrays
-        check_consistent_length(one, labels)
+        check_consistent_length(range(n_samples), labels)
         weights = None
         if sample_weight is not None:
             sample_weight = sample_weight.detach().cpu() if isinstance(sample_weight, Tensor) else sample_weight
@@ -333,13 +341,32 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             dtype = "float64" if is_curve(self.module) and dtype_name(self.dtype) == "auto" else self.dtype
             self.dtype_ = resolve_dtype(dtype, arrays, self.device_)
         convert = partial(to_tensors, dtype=self.dtype_, device=self.device_)
-        data = Data(convert(arrays), labels, convert(targets), None if weights is None else convert(weights))
+        inputs = convert(arrays) if source is None else self._reader(source, self.dtype_)
+        data = Data(inputs, labels, convert(targets), None if weights is None else convert(weights))
         if weights is not None and not weights.all():
             data = data.subset(np.flatnonzero(weights))  # weight 0 is a row that is not there
         sees_rows = self.early_stopping or self.train_split or isinstance(self.callbacks, list)
         if self.batch_size == -1 and not sees_rows and self._init_takes_weights():
             data = merge_repeated_rows(data, self.dtype_)
         return data
+
+    def _no_targets(self) -> ValueError:
+        return ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
+
+    def _validate_stored(self, source: Stored, *, reset: bool) -> tuple[Any, Any]:
+        """Check all inputs part by part; return the first part as arrays, and all targets that came along, or None."""
+        first, targets = None, []
+        for inputs, target in source.parts():
+            arrays = self._validate_inputs(inputs, reset=reset and first is None)
+            first = arrays if first is None else first
+            targets.append(target)
+        return first, joined(targets)
+
+    def _reader(self, source: Stored, dtype: torch.dtype) -> Reader:
+        def read(index: Any) -> Any:
+            return to_tensors(self._validate_inputs(source.read(index)[0], reset=False), dtype, self.device_)
+
+        return Reader(read, source.n_samples)
 
     def _validate_inputs(self, X: Any, *, reset: bool) -> Any:
         """Return checked inputs as an array or a dict of arrays; of a table for a curve, the columns that it uses."""
@@ -376,11 +403,10 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             return X
         if isinstance(X, torch.utils.data.Subset) and isinstance(X.dataset, TensorData):
             return X.dataset.subset(np.asarray(X.indices))
-        if is_dataset(X):
-            X, _ = load_dataset(X)
-        arrays = self._validate_inputs(X, reset=False)
+        source = stored(X)
+        arrays = self._validate_inputs(X if source is None else next(source.parts())[0], reset=False)
         dtype = torch.promote_types(self.dtype_, resolve_dtype("auto", arrays, self.device_))
-        return TensorData(to_tensors(arrays, dtype, self.device_))
+        return TensorData(to_tensors(arrays, dtype, self.device_) if source is None else self._reader(source, dtype))
 
     def _to_data(self, part: Any) -> TensorData:
         """Return a part of a training split as data: ours, or a Dataset that a user's `train_split` returned."""
@@ -673,6 +699,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         method = getattr(self.module_, "init_from_data", None)
         if method is None:
             return
+        if isinstance(data.X, Reader):
+            data = self._some_rows(data, INIT_ROWS)
         targets = data.targets
         if targets.is_floating_point():
             targets = self.criterion_.link(targets)
@@ -690,15 +718,22 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         """Start a curve where a fit to a few of many rows ends, if it converges and fits all rows better."""
         before = copy.deepcopy(self.module_.state_dict())
         loss = self._loss(data)
-        generator = torch.Generator().manual_seed(self.optimizer_.seed)
-        rows = torch.randint(len(data), (SOME_ROWS,), generator=generator).sort().values.numpy()
-        batch = data.take(rows)
+        some = self._some_rows(data, SOME_ROWS)
         optimizer = self._build_optimizer(self.optimizer_.seed)
         status = "running"
         while status == "running" and optimizer.n_steps < self.max_epochs:
-            status = optimizer.step(batch[0], batch.targets, batch.weights).status
+            status = optimizer.step(some.X, some.targets, some.weights).status
         if status != "converged" or not self._loss(data) <= loss:
             self.module_.load_state_dict(before)
+
+    def _some_rows(self, data: TensorData, n_rows: int) -> TensorData:
+        """Return at most `n_rows` samples in memory, drawn at random."""
+        rows = np.arange(len(data))
+        if len(data) > n_rows:
+            generator = torch.Generator().manual_seed(self.optimizer_.seed)
+            rows = torch.randint(len(data), (n_rows,), generator=generator).sort().values.numpy()
+        batch = data.take(rows)
+        return TensorData(batch[0], batch[1], batch.targets, batch.weights)
 
     def _loss(self, data: TensorData) -> float:
         return float(self.validation_step(next(iter(self.get_iterator(data))))["loss"])
@@ -977,6 +1012,9 @@ class LMNet(skorch.NeuralNet, abc.ABC):
 
         Inputs in float64 are computed in float64 also by a module fitted in float32.
         """
+        if isinstance(x, Reader):
+            starts = range(0, len(x), PREDICT_ROWS)
+            return torch.cat([self.infer(x.read(slice(start, min(start + PREDICT_ROWS, len(x))))) for start in starts])
         module = self.module_
         if any(tensor.dtype == torch.float64 for tensor in tensors(x)) and self.dtype_ != torch.float64:
             module = copy.deepcopy(module).double()

@@ -55,7 +55,7 @@ class Uncertainty(LMNet):
         if data is None:
             raise AttributeError(
                 "there is no uncertainty without the training rows, which are not kept above "
-                f"{KEPT_BYTES / 2**20:g} MiB nor by `load_params`; fit to fewer rows."
+                f"{KEPT_BYTES / 2**20:g} MiB, of a Dataset or a memmap, nor by `load_params`; fit to fewer rows."
             )
         module, device = self._module_in_float64()
         targets = inference.to_float64(data.targets, device)

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sklm._data import Batch, Batches, TensorData, load_dataset, merge_repeated_rows, to_tensors
+from sklm import LMClassifier, LMRegressor
+from sklm._data import Batch, Batches, TensorData, joined, merge_repeated_rows, stored, to_tensors
 
 CPU = torch.device("cpu")
 
@@ -211,29 +212,159 @@ class Squares(torch.utils.data.Dataset):
         return self.item(index)
 
 
-def test_dataset_of_pairs_is_read_in_order():
-    X, y = load_dataset(Squares(2500, lambda i: (torch.tensor([float(i)]), float(i) ** 2)))
-    np.testing.assert_array_equal(X[:, 0], np.arange(2500))
-    np.testing.assert_array_equal(y, np.arange(2500) ** 2)
+def test_dataset_of_pairs_is_read_in_parts():
+    source = stored(Squares(2500, lambda i: (torch.tensor([float(i)]), float(i) ** 2)))
+    parts = list(source.parts())
+    assert len(parts) == 3
+    np.testing.assert_array_equal(np.concatenate([X[:, 0] for X, _ in parts]), np.arange(2500))
+    np.testing.assert_array_equal(joined([y for _, y in parts]), np.arange(2500) ** 2)
+    X, y = source.read(np.array([7, 3]))
+    assert X[:, 0].tolist() == [7, 3]
+    assert y.tolist() == [49, 9]
 
 
 def test_dataset_of_dicts_with_targets():
-    X, y = load_dataset(Squares(3, lambda i: ({"a": np.float64(i), "b": np.full(2, i)}, i)))
+    X, y = stored(Squares(3, lambda i: ({"a": np.float64(i), "b": np.full(2, i)}, i))).read(slice(0, 3))
     assert X["a"].tolist() == y.tolist() == [0, 1, 2]
     assert X["b"].tolist() == [[0, 0], [1, 1], [2, 2]]
 
 
 def test_dataset_of_inputs_alone():
-    X, y = load_dataset(Squares(3, lambda i: torch.tensor([float(i)])))
-    assert X[:, 0].tolist() == [0, 1, 2]
-    assert y is None
+    X, y = stored(Squares(3, lambda i: torch.tensor([float(i)]))).read(slice(1, 3))
+    assert X[:, 0].tolist() == [1, 2]
+    assert joined([y]) is None
+
+
+def test_dataset_that_fetches_batches():
+    class Batched(Squares):
+        def __getitems__(self, positions):
+            return [self.item(i) for i in positions]
+
+        def __getitem__(self, index):
+            raise AssertionError("read one by one")
+
+    X, _ = stored(Batched(5, lambda i: (torch.tensor([float(i)]), i))).read(np.array([4, 0]))
+    assert X[:, 0].tolist() == [4, 0]
+
+
+def test_iterable_dataset():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return ((torch.tensor([float(i)]), i) for i in range(4))
+
+    assert stored(Stream()).n_samples == 4
 
 
 def test_empty_dataset():
     with pytest.raises(ValueError, match="empty Dataset"):
-        load_dataset(Squares(0, lambda i: i))
+        stored(Squares(0, lambda i: i))
 
 
-def test_dataset_of_triples():
-    with pytest.raises(ValueError, match="must be pairs"):
-        load_dataset(Squares(3, lambda i: (torch.zeros(1), 0, 0)))
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [((torch.zeros(1), 0, 0), "must be pairs"), (((torch.zeros(1), torch.zeros(1)), 0), "must give them as a dict")],
+)
+def test_items_that_are_no_pairs(item, message):
+    with pytest.raises(ValueError, match=message):
+        stored(Squares(3, lambda i: item)).read(slice(0, 3))
+
+
+def test_memmap_is_read_in_parts(tmp_path):
+    X = np.memmap(tmp_path / "X", dtype="f4", mode="w+", shape=(10, 2))
+    X[:] = np.arange(20).reshape(10, 2)
+    source = stored(X)
+    assert source.read(np.array([3, 9]))[0].tolist() == [[6, 7], [18, 19]]
+    assert stored(np.asarray(X)) is None
+
+
+# ---------------------------------------------------------------- fits to what is read in batches
+
+RNG = np.random.default_rng(0)
+X_STORED = RNG.standard_normal((300, 3))
+Y_STORED = np.sin(X_STORED[:, 0]) + X_STORED[:, 1] * X_STORED[:, 2]
+SETTINGS = {"module__hidden_layer_sizes": (4,), "random_state": 0, "max_epochs": 20}
+
+
+class Counting(torch.utils.data.Dataset):
+    """Knows how many items were held at once."""
+
+    def __init__(self, X, y):
+        self.X, self.y, self.reads, self.most = X, y, 0, 0
+
+    def __len__(self):
+        return len(self.X)
+
+    def __getitems__(self, positions):
+        self.reads += len(positions)
+        self.most = max(self.most, len(positions))
+        return [(self.X[i], self.y[i]) for i in positions]
+
+
+def on_disk(tmp_path, X):
+    mapped = np.memmap(tmp_path / "X", dtype=X.dtype, mode="w+", shape=X.shape)
+    mapped[:] = X
+    return mapped
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("batch_size", [-1, 64])
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("solver", ["cholesky", "qr", "cg"])
+@pytest.mark.parametrize("kind", ["dataset", "memmap"])
+def test_same_fit_as_in_memory(tmp_path, kind, solver, early_stopping, batch_size):
+    settings = SETTINGS | {"batch_size": batch_size, "early_stopping": early_stopping, "solver": solver}
+    expected = LMRegressor(**settings).fit(X_STORED, Y_STORED)
+    if kind == "dataset":
+        found = LMRegressor(**settings).fit(Counting(X_STORED, Y_STORED), None)
+    else:
+        found = LMRegressor(**settings).fit(on_disk(tmp_path, X_STORED), Y_STORED)
+    np.testing.assert_allclose(found.loss_curve_, expected.loss_curve_, rtol=1e-6)
+    np.testing.assert_allclose(found.predict(X_STORED), expected.predict(X_STORED), rtol=1e-5, atol=1e-7)
+    assert found.n_features_in_ == 3
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_no_more_than_a_chunk_is_in_memory(monkeypatch):
+    monkeypatch.setattr("sklm.engine.jacobian.FORWARD_ROWS", 50)
+    monkeypatch.setattr("sklm._net.INIT_ROWS", 40)
+    monkeypatch.setattr("sklm._data.LOAD_ROWS", 60)
+    dataset = Counting(X_STORED, Y_STORED)
+    LMRegressor(**SETTINGS, jacobian_max_rows=30).fit(dataset, None)
+    assert dataset.most == 60
+    assert dataset.reads > 20 * 2 * 300  # read anew in every step, for the outputs and for the Jacobian
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_curve_and_classifier_from_disk(tmp_path):
+    X = on_disk(tmp_path, X_STORED)
+    curve = LMRegressor("a * x0 + b * sin(x1)", module__a=1.0, module__b=1.0).fit(X, 2 * X_STORED[:, 0])
+    assert curve.parameters_ == pytest.approx({"a": 2, "b": 0}, abs=1e-9)
+    with pytest.raises(AttributeError, match="of a Dataset or a memmap"):
+        curve.standard_errors_  # noqa: B018
+    labels = np.where(X_STORED[:, 0] + 0.5 * RNG.standard_normal(300) > 0, "yes", "no")
+    found, expected = (
+        LMClassifier(alpha=1.0, max_epochs=20, random_state=0).fit(data, labels) for data in (X, X_STORED)
+    )
+    np.testing.assert_allclose(found.predict_proba(X), expected.predict_proba(X_STORED), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_weights_with_a_dataset():
+    weights = RNG.integers(0, 3, 300)
+    found = LMRegressor(**SETTINGS).fit(Counting(X_STORED, Y_STORED), None, sample_weight=weights)
+    expected = LMRegressor(**SETTINGS).fit(X_STORED, Y_STORED, sample_weight=weights)
+    np.testing.assert_allclose(found.loss_curve_, expected.loss_curve_, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_bad_values_on_disk_are_found(tmp_path, value):
+    bad = X_STORED.copy()
+    bad[250, 1] = value
+    with pytest.raises(ValueError, match="contains"):
+        LMRegressor().fit(on_disk(tmp_path, bad), Y_STORED)
+
+
+def test_predictions_from_disk(tmp_path):
+    model = LMRegressor(alpha=1.0, **SETTINGS | {"max_epochs": 300}).fit(X_STORED, Y_STORED)
+    np.testing.assert_array_equal(model.predict(on_disk(tmp_path, X_STORED)), model.predict(X_STORED))
+    np.testing.assert_array_equal(model.predict(Counting(X_STORED, Y_STORED)), model.predict(X_STORED))

@@ -561,7 +561,7 @@ def test_dict_of_arrays(kind, batch_size):
     assert not hasattr(model, "n_features_in_")
 
 
-def test_dataset_is_read_into_memory():
+def test_dataset():
     dataset = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
     model = regressor().fit(dataset)
     expected = regressor().fit(X, Y)

@@ -523,6 +523,10 @@ class ModuleFunction:
 
     def second_derivative(self, vector: Tensor, direction: Tensor, inputs: Any) -> Tensor:
         """Return the second derivative of the outputs along `direction` (n_params,), shape (n_samples, n_outputs)."""
+        parts = [self._second_derivative(vector, direction, x) for _, x in _chunks(inputs, FORWARD_ROWS)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _second_derivative(self, vector: Tensor, direction: Tensor, inputs: Any) -> Tensor:
         if self.scalars is not None and self.scalars.works:
             second = self.scalars.second(self._call_named, vector, direction, inputs, count_samples(inputs))
             if second is not None and bool(torch.isfinite(second).all()):
@@ -559,8 +563,10 @@ class ModuleFunction:
 
     def pullback(self, vector: Tensor, cotangent: Tensor, inputs: Any) -> Tensor:
         """Return the sum of J_i' cotangent_i, shape (n_params,), for `cotangent` (n_samples, n_outputs)."""
-        gradient: Tensor = torch.func.vjp(lambda point: self.outputs(point, inputs), vector)[1](cotangent)[0]
-        return gradient
+        total = torch.zeros_like(vector)
+        for span, part in _chunks(inputs, FORWARD_ROWS):
+            total += torch.func.vjp(lambda point, x=part: self.outputs(point, x), vector)[1](cotangent[span])[0]
+        return total
 
     def _call(self, vector: Tensor, inputs: Any) -> Tensor:
         parts = torch.split(vector, list(self.sizes.values()))

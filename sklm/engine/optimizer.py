@@ -314,8 +314,11 @@ class LevenbergMarquardt(torch.optim.Optimizer):
 
         Parameters
         ----------
-        inputs : Tensor, or nested tuples or dicts of tensors
-            Passed to the module: a dict as keyword arguments, a tuple as positional ones. First axis: samples.
+        inputs : Tensor, or nested tuples or dicts of tensors, or `sklm.engine.Reader`
+            Passed to the module: a dict as keyword arguments, a tuple as positional ones. First axis: samples. A
+            `Reader` reads them chunk by chunk, in every forward pass and for the Jacobian. Repeated on the same
+            tensors, a step goes on from the outputs of the last one, if neither parameters nor buffers nor settings
+            have changed; call `forget` after changing anything else that the outputs depend on.
         targets : Tensor, or nested tuples or dicts of tensors
             Passed to the loss; for the built-in losses (n_samples,) or (n_samples, n_outputs).
         weights : Tensor of shape (n_samples,), default=None
