@@ -343,8 +343,16 @@ class ModuleFunction:
                 self._kept = vector, inputs, record
                 return flat_output(record.outputs.detach(), count_samples(inputs))
         if seed is None:
-            parts = [flat_output(self._call(vector, x), count_samples(x)) for _, x in _chunks(inputs, FORWARD_ROWS)]
-            return parts[0] if len(parts) == 1 else torch.cat(parts)
+            outputs: Tensor | None = None
+            for span, part in _chunks(inputs, FORWARD_ROWS):
+                found = flat_output(self._call(vector, part), count_samples(part))
+                if len(found) == count_samples(inputs):
+                    return found
+                if outputs is None:  # allocated once: parts that are kept would pin the memory freed between them
+                    outputs = found.new_empty(count_samples(inputs), found.shape[1])
+                outputs[span] = found
+            assert outputs is not None  # noqa: S101 - there is at least one sample
+            return outputs
 
         def one(sample: Any) -> Tensor:
             return self._one(vector, sample)

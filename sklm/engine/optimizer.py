@@ -187,7 +187,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         parameters, else by `torch.func`; ``"layerwise"`` refuses other modules, ``"functional"`` is `torch.func`.
         All give the same numbers; `StepResult` says which.
     jacobian_max_rows : int, None or "auto", default="auto"
-        Rows of the Jacobian computed at once; None for all; ``"auto"`` from free memory, at most 128 MiB. Cholesky with
+        Rows of the Jacobian computed at once; None for all; ``"auto"`` for at most 8 MiB on a CPU and 128 MiB
+        on a GPU, less when memory is short. Cholesky with
         more rows than parameters, QR and SVD hold one chunk; the dual form keeps all rows, fewer than parameters. A
         module that draws random numbers (dropout) gets chunks of a fixed size, on which its draws depend.
     selection : {"random", "layer"}, sklm.selection.Selection or None, default=None

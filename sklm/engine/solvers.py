@@ -22,8 +22,8 @@ from __future__ import annotations
 import abc
 import copy
 import math
-from collections.abc import Callable, Iterable
-from typing import Self
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -86,32 +86,38 @@ class Cholesky(SubProblem):
     """Normal equations, accumulated in chunks; see the module text."""
 
     def __init__(self, rows: Rows, penalty: Tensor, theta: Tensor) -> None:
-        n_params = len(theta)
-        gram = theta.new_zeros(n_params, n_params)
-        gradient = penalty * theta
-        square = (gradient * theta).sum()
+        self.curvature = theta.new_zeros(len(theta), len(theta))
+        self.gradient = penalty * theta
+        square = (self.gradient * theta).sum()
         for matrix, residual in rows:
-            add_gram(gram, matrix)
-            gradient = gradient + matrix.T @ residual
+            add_gram(self.curvature, matrix)
+            self.gradient = self.gradient + matrix.T @ residual
             square = square + residual.square().sum()
-        upper = gram.triu(1)
-        self.curvature = upper + upper.T + torch.diag(gram.diagonal() + penalty)
+        mirror(self.curvature)
         self.diagonal = self.curvature.diagonal()
-        self.gradient = gradient
+        self.diagonal.add_(penalty)
         self.residual_norm = float(square.sqrt())
+        self._factor: Tensor | None = None
 
     def factorize(self, damping: Tensor) -> bool:
-        self._factor, info = torch.linalg.cholesky_ex(self.curvature + torch.diag(damping))
+        if self._factor is None:
+            self._factor = torch.empty_like(self.curvature).T  # LAPACK's order of storage: factored in place
+        self._factor.copy_(self.curvature)
+        self._factor.diagonal().add_(damping)
+        info = torch.empty((), dtype=torch.int32, device=damping.device)
+        torch.linalg.cholesky_ex(self._factor, out=(self._factor, info))
         return not int(info)
 
     def _solve(self) -> Tensor:
         return self.apply_inverse(-self.gradient)
 
     def apply_inverse(self, vector: Tensor) -> Tensor:
-        return torch.cholesky_solve(vector[:, None], self._factor)[:, 0]
+        factor: Any = self._factor
+        return torch.cholesky_solve(vector[:, None], factor)[:, 0]
 
     def restrict(self, free: Tensor, step: Tensor) -> Cholesky:
         part = copy.copy(self)
+        part._factor = None
         moved = torch.where(free, 0.0, step)
         gradient = self.gradient + self.curvature @ moved
         part.residual_norm = _moved_norm(self, gradient, moved)
@@ -123,12 +129,23 @@ class Cholesky(SubProblem):
         return (direction @ (self.curvature @ direction)).clamp_min(0)
 
 
-def add_gram(gram: Tensor, matrix: Tensor) -> None:
-    """Add matrix' matrix to the upper triangle of `gram`, block row by block row; what is below is not defined."""
-    n_params = len(gram)
+def _block_rows(n_params: int) -> Iterator[tuple[int, int]]:
     block = max(MIN_GRAM_BLOCK, min(MAX_GRAM_BLOCK, n_params // GRAM_BLOCKS))
     for start in range(0, n_params, block):
-        stop = min(start + block, n_params)
+        yield start, min(start + block, n_params)
+
+
+def mirror(gram: Tensor) -> None:
+    """Copy the upper triangle of `gram` to the lower one, in place."""
+    for start, stop in _block_rows(len(gram)):
+        own = gram[start:stop, start:stop]
+        own.copy_(own.triu() + own.triu(1).T)
+        gram[stop:, start:stop] = gram[start:stop, stop:].T
+
+
+def add_gram(gram: Tensor, matrix: Tensor) -> None:
+    """Add matrix' matrix to the upper triangle of `gram`, block row by block row; what is below is not defined."""
+    for start, stop in _block_rows(len(gram)):
         gram[start:stop, start:].addmm_(matrix[:, start:stop].T, matrix[:, start:])
 
 
