@@ -63,6 +63,7 @@ from sklm.curves import Curve, curve, is_curve
 from sklm.engine import LevenbergMarquardt
 from sklm.engine._checks import check_integer, check_keywords, check_real, did_you_mean
 from sklm.engine.damping import resolve_damping
+from sklm.engine.evidence import check_alpha
 from sklm.engine.jacobian import (
     Reader,
     call_module,
@@ -279,6 +280,11 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         """Check the parameters that the engine does not check itself; the first step of every fit."""
         check_integer("max_epochs", self.max_epochs, minimum=1)
         check_integer("n_init", self.n_init, minimum=1)
+        if check_alpha(self.alpha) and self.batch_size != -1:
+            raise ValueError(
+                f"`alpha='bayes'` needs all data in every step; got batch_size={self.batch_size!r}. Pass batch_size=-1 "
+                "or a number for alpha."
+            )
         if self.n_init > 1 and isinstance(self.module, nn.Module):
             raise ValueError(
                 f"`n_init` must be 1 for a module instance, which has one start; got {self.n_init}. Pass its class or "
@@ -519,6 +525,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         with self._current_init_context("optimizer"):
             self.optimizer_ = self._build_optimizer(used.seed)
         self.optimizer_.n_steps = used.n_steps
+        self.optimizer_.continue_alpha(used)
         if type(self.optimizer_.damping) is type(used.damping):
             self.optimizer_.damping.load_state_dict(used.damping.state_dict())
         history = History()
@@ -898,7 +905,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         steps = [batch for batch in self.history[-1, "batches"] if "damping" in batch]
         self.history.record("damping", steps[-1]["damping"])
         self.history.record("attempts", sum(step["attempts"] for step in steps))
-        self.history.record("gain_ratio", steps[-1]["gain_ratio"])
+        for name in ("gain_ratio", *(("alpha", "n_effective", "log_evidence") if self.optimizer_.bayes else ())):
+            self.history.record(name, steps[-1][name])
         for name in ("train", "valid"):  # also with callbacks="disable", where skorch does not average
             rows = [row for row in self.history[-1, "batches"] if f"{name}_loss" in row]
             if rows:
@@ -928,7 +936,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         run.n_steps += 1
         run.settled = 0 if result.status == "running" else run.settled + 1
         run.status, run.reason = result.status, result.message
-        for name in ("damping", "attempts", "gain_ratio"):
+        for name in ("damping", "attempts", "gain_ratio", "alpha", "n_effective", "log_evidence"):
             self.history.record_batch(name, getattr(result, name))
         return {"loss": torch.tensor(result.loss, dtype=torch.float64), "y_pred": result.outputs}
 
@@ -976,7 +984,15 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         self.n_iter_ = len(rows)
         self.loss_curve_ = [row["train_loss"] for row in rows]
         self.loss_ = last["train_loss"]
+        self.alpha_ = last.get("alpha", self.optimizer_.param_groups[0]["alpha"])
         run.score = run.best_score if self.early_stopping else self.loss_
+        if self.optimizer_.bayes and math.isfinite(last["log_evidence"]):
+            self.n_effective_, self.log_evidence_ = last["n_effective"], last["log_evidence"]
+            if not self.early_stopping:
+                run.score = -self.log_evidence_  # losses with different alpha do not compare
+        else:
+            self.__dict__.pop("n_effective_", None)
+            self.__dict__.pop("log_evidence_", None)
         self.converged_ = run.verdict == "Converged"
         epochs = "epoch" if self.n_iter_ == 1 else "epochs"
         if self.optimizer_.is_curve and self.dtype_ == torch.float32:

@@ -68,7 +68,7 @@ class Uncertainty(LMNet):
             inputs=inference.to_float64(data.X, device),
             targets=targets,
             weights=weights,
-            alpha=self.optimizer_.param_groups[0]["alpha"],
+            alpha=self.alpha_ if hasattr(self, "alpha_") else self.optimizer_.param_groups[0]["alpha"],
             bounds=getattr(module, "parameter_bounds", {}),
             absolute_sigma=bool(self.absolute_sigma),
             triangle=self._triangle(module, float(weights.sum())),

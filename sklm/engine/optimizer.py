@@ -45,6 +45,14 @@ from sklm.engine._checks import check_choice, check_integer, check_real
 from sklm.engine.bounds import Box, bounded_step, clip, held
 from sklm.engine.convergence import ConvergenceTests, largest_cosine, relative_offset
 from sklm.engine.damping import Damping, resolve_damping
+from sklm.engine.evidence import (
+    ALPHA_TOLERANCE,
+    LOSS_TOLERANCE,
+    check_alpha,
+    estimate,
+    first_alpha,
+    has_dispersion,
+)
 from sklm.engine.jacobian import (
     ModuleFunction,
     count_samples,
@@ -108,6 +116,9 @@ class StepResult:
     cosine : float
         Largest cosine between the residuals and a column of the Jacobian (a free parameter's): before the step or,
         after the Gauss-Newton steps at the end, now. 0 at a minimum, 1 at most.
+    alpha, n_effective, log_evidence : float
+        With ``alpha="bayes"`` the penalty of this step, and before it the effective number of parameters and the
+        evidence; nan else.
     """
 
     loss: float
@@ -122,6 +133,9 @@ class StepResult:
     outputs: Tensor
     jacobian: str
     cosine: float = math.nan
+    alpha: float = math.nan
+    n_effective: float = math.nan
+    log_evidence: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -141,6 +155,7 @@ class _Batch:
     inputs: Any
     targets: Any
     weights: Tensor  # w_i / W
+    total: float  # W
     penalty: Tensor  # alpha / W for every parameter that is penalized
     seed: int | None
     chunk: int
@@ -193,9 +208,10 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         module that draws random numbers (dropout) gets chunks of a fixed size, on which its draws depend.
     selection : {"random", "layer"}, sklm.selection.Selection or None, default=None
         Parameters that move in a step; None for all.
-    alpha : float, default=0.0
+    alpha : float or "bayes", default=0.0
         L2 penalty alpha / (2 W) |theta|^2 on parameters with two or more dimensions (weight matrices, not biases or the
-        parameters of a curve), as scikit-learn's MLP.
+        parameters of a curve), as scikit-learn's MLP. ``"bayes"`` re-estimates it after every step, see
+        `sklm.engine.evidence`; the steps must be on all data.
     ftol, xtol, gtol : float or None, default=1e-8
         Tolerances of the stopping tests, see `sklm.engine.convergence`; None disables one.
     bounds : dict of str to (lower, upper), default=None
@@ -250,7 +266,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         jacobian: str = "auto",
         jacobian_max_rows: int | str | None = "auto",
         selection: Any = None,
-        alpha: float = 0.0,
+        alpha: float | str = 0.0,
         ftol: float | None = 1e-8,
         xtol: float | None = 1e-8,
         gtol: float | None = 1e-8,
@@ -286,7 +302,14 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         self.seed = secrets.randbits(48) if seed is None else check_integer("seed", seed, minimum=0)
         self.n_steps = 0
         self._first_gradient = 0.0  # norm of the gradient of the first step, for the forcing term of "cg"
-        settings = {"lr": check_real("lr", lr, above=0, below=2), "alpha": check_real("alpha", alpha, minimum=0)}
+        self.bayes = check_alpha(alpha)
+        self._has_alpha = False  # whether a first step has set it
+        if self.bayes and (selection is not None or self.solver == "cg"):
+            raise ValueError(
+                "`alpha='bayes'` needs the curvature of all parameters, so neither `selection` nor `solver='cg'`; got "
+                f"selection={selection!r}, solver={solver!r}. Pass a number."
+            )
+        settings = {"lr": check_real("lr", lr, above=0, below=2), "alpha": 0.0 if self.bayes else float(alpha)}
         super().__init__(list(self.function.parameters.values()), settings)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -349,6 +372,11 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         self.n_steps += 1
         return result
 
+    def continue_alpha(self, other: LevenbergMarquardt) -> None:
+        """Go on from the penalty that another optimizer has found, where both look for it."""
+        if self.bayes and other.bayes:
+            self.param_groups[0]["alpha"], self._has_alpha = other.param_groups[0]["alpha"], other._has_alpha
+
     def forget(self) -> None:
         """Drop what a step keeps for a next one on the same data: the outputs, with their graph."""
         self._inputs = self._state = self._now = None
@@ -361,7 +389,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if before is not None and now is not None and now[0].seed is None and before == self._state_of(data):
             untouched = torch.equal(self.function.vector(), now[1].theta)  # `.data` leaves no trace in versions
             if untouched:
-                return now
+                batch = replace(now[0], penalty=self._penalty(now[0].total, now[1].theta))
+                return batch, self._point(batch, now[1].theta, now[1].outputs)
         self.function.forget()
         return None
 
@@ -378,7 +407,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         except ValueError:  # something else than tensors
             return None
         flags = [part.training for part in self.module.modules()]
-        settings = [self.param_groups[0]["lr"], self.param_groups[0]["alpha"], self.jacobian_max_rows]
+        settings = [self.param_groups[0]["lr"], self.jacobian_max_rows]
         return _State(held, [[tensor._version for tensor in held], flags, settings])
 
     def _step(self, batch: _Batch, point: _Point, fresh: tuple[Any, ...] | None) -> StepResult:
@@ -390,7 +419,51 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         judges = [(batch, point)]
         if fresh is not None and n_rows < len(problem.gradient):
             judges.append(self._evaluate(*fresh))
-        return self._search(judges, indices, problem, solver)
+        result = self._search(judges, indices, problem, solver)
+        return self._with_evidence(batch, point, indices, problem, result) if self.bayes else result
+
+    def _with_evidence(
+        self, batch: _Batch, start: _Point, indices: Tensor | None, problem: SubProblem, result: StepResult
+    ) -> StepResult:
+        """Step 8: re-estimate alpha for the next step, from the curvature before and the parameters after this one."""
+        group, point = self.param_groups[0], self._now[1] if self._now else start
+        alpha, theta, penalized = group["alpha"], point.theta, self.penalized
+        if indices is not None:
+            theta, penalized = theta[indices], penalized[indices]
+        found = None
+        if alpha and result.status != "failed":
+            found = estimate(
+                problem,
+                theta,
+                penalized,
+                alpha,
+                batch.total,
+                float(batch.weights @ point.values),
+                point.outputs.shape[1],
+                dispersion=has_dispersion(self.criterion),
+            )
+        if found is None:
+            return replace(result, alpha=alpha)
+        change = abs(math.log(found.alpha / alpha))
+        falls = 1 - point.loss / start.loss if start.loss else 0.0
+        settled = change <= ALPHA_TOLERANCE and falls <= LOSS_TOLERANCE
+        status, message = result.status, result.message
+        if settled and result.accepted and status == "running":
+            status, message = "converged", f"the relative reduction of the loss is {falls:.2g}"
+        elif status == "converged" and change > ALPHA_TOLERANCE:
+            status, message = "running", ""
+        if status == "converged":
+            message += f"; alpha has settled at {alpha:.3g}, {found.n_effective:.4g} effective parameters"
+        else:
+            group["alpha"] = found.alpha
+        return replace(
+            result,
+            status=status,
+            message=message,
+            alpha=alpha,
+            n_effective=found.n_effective,
+            log_evidence=found.log_evidence,
+        )
 
     def _evaluate(self, inputs: Any, targets: Any, weights: Tensor | None = None) -> tuple[_Batch, _Point]:
         """Step 1: outputs and losses at the current parameters."""
@@ -403,7 +476,6 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         weights = _normalized(weights, n_samples, theta)
         total = n_samples if weights is None else float(weights.sum())
         share = theta.new_full((n_samples,), 1 / total) if weights is None else weights / total
-        penalty = group["alpha"] / total * self.penalized.to(theta)
 
         before = rng_state(function.device)
         outputs = function.outputs(theta, inputs, keep=True)
@@ -417,8 +489,15 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         seed = (self.seed + self.n_steps * 1_000_003) % 2**62 if draws else None
         if draws:
             outputs = function.outputs(theta, inputs, seed=seed, chunk=chunk)
-        batch = _Batch(inputs, targets, share, penalty, seed, chunk)
+        if self.bayes and not self._has_alpha and self.penalized.any():
+            group["alpha"] = first_alpha(float(share @ self.criterion.value(outputs, targets)))
+            self._has_alpha = True
+        batch = _Batch(inputs, targets, share, total, self._penalty(total, theta), seed, chunk)
         return batch, self._point(batch, theta, outputs)
+
+    def _penalty(self, total: float, theta: Tensor) -> Tensor:
+        penalty: Tensor = self.param_groups[0]["alpha"] / total * self.penalized.to(theta)
+        return penalty
 
     def _point(self, batch: _Batch, theta: Tensor, outputs: Tensor) -> _Point:
         values = self.criterion.value(outputs, batch.targets)
@@ -467,7 +546,9 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             for block in self.function.rows(point.theta, indices, batch.inputs, factor, seed=batch.seed, chunk=chunk):
                 yield block.flatten(0, 1), residual.flatten()
 
-        solver, why = choose_solver(self.solver, n_rows, len(theta), theta.dtype, curve=self.is_curve)
+        solver, why = choose_solver(
+            self.solver, n_rows, len(theta), theta.dtype, curve=self.is_curve, inverts=self.bayes
+        )
         chunk = batch.chunk
         while True:
             try:
@@ -485,6 +566,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             )
 
     def _is_matrix_free(self, n_rows: int, n_params: int) -> bool:
+        if self.bayes:
+            return False
         return self.solver == "cg" or (self.solver == "auto" and min(n_rows, n_params) > CG_MIN_SIZE)
 
     def _matrix_free(
@@ -786,6 +869,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             "damping": self.damping.state_dict(),
             "accelerates": self._accelerates,
             "first_gradient": self._first_gradient,
+            "has_alpha": self._has_alpha,
         }
         return state
 
@@ -795,6 +879,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "levenberg_marquardt"})
         self.n_steps, self.seed = own["n_steps"], own["seed"]
         self._accelerates, self._first_gradient = own["accelerates"], own["first_gradient"]
+        self._has_alpha = own["has_alpha"]
         self.damping.load_state_dict(own["damping"])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -820,6 +905,8 @@ _OWN_ATTRIBUTES = (
     "jacobian_max_rows",
     "tests",
     "penalized",
+    "bayes",
+    "_has_alpha",
     "box",
     "acceleration",
     "_accelerates",

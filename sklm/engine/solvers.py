@@ -81,6 +81,10 @@ class SubProblem(abc.ABC):
     def quadratic(self, direction: Tensor) -> Tensor:
         """Return d'Hd >= 0 as a sum of squares where the form has one."""
 
+    def inverse_diagonal(self) -> tuple[Tensor, float] | None:
+        """Return the diagonal of H^-1 and log det(H); None where H is not positive definite, or is never formed."""
+        return None
+
 
 class Cholesky(SubProblem):
     """Normal equations, accumulated in chunks; see the module text."""
@@ -127,6 +131,12 @@ class Cholesky(SubProblem):
 
     def quadratic(self, direction: Tensor) -> Tensor:
         return (direction @ (self.curvature @ direction)).clamp_min(0)
+
+    def inverse_diagonal(self) -> tuple[Tensor, float] | None:
+        if not self.factorize(torch.zeros_like(self.gradient)):
+            return None
+        factor: Any = self._factor
+        return torch.cholesky_inverse(factor).diagonal(), float(2 * factor.diagonal().log().sum())
 
 
 def _block_rows(n_params: int) -> Iterator[tuple[int, int]]:
@@ -201,6 +211,14 @@ class _Triangular(SubProblem):
 
     def quadratic(self, direction: Tensor) -> Tensor:
         return (self.triangle @ direction).square().sum()
+
+    def inverse_diagonal(self) -> tuple[Tensor, float] | None:
+        triangle = self.triangle
+        sizes = triangle.diagonal().abs()
+        if triangle.shape[0] < triangle.shape[1] or not bool((sizes > 0).all()):
+            return None
+        inverse = torch.linalg.solve_triangular(triangle, torch.eye(len(triangle)).to(triangle), upper=True)
+        return inverse.square().sum(1), float(2 * sizes.log().sum())
 
     def restrict(self, free: Tensor, step: Tensor) -> Self:
         part = copy.copy(self)
@@ -308,7 +326,7 @@ def _stack(rows: Rows, theta: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def choose_solver(
-    name: str, n_rows: int, n_params: int, dtype: torch.dtype, *, curve: bool = False
+    name: str, n_rows: int, n_params: int, dtype: torch.dtype, *, curve: bool = False, inverts: bool = False
 ) -> tuple[Callable[[Rows, Tensor, Tensor], SubProblem], str]:
     """Return the solver for `name` and a sentence that says why.
 
@@ -320,6 +338,8 @@ def choose_solver(
     dtype : torch.dtype
     curve : bool, default=False
         Whether digits of the parameters count, so that more of them are worth a QR.
+    inverts : bool, default=False
+        Whether the inverse of H is needed, which the dual form does not have.
     """
     if name == "qr":
         return QR, "qr, as asked"
@@ -328,6 +348,6 @@ def choose_solver(
     limit = QR_MAX_CURVE_PARAMS if curve else QR_MAX_PARAMS
     if name == "auto" and n_params <= limit and dtype == torch.float64:
         return QR, f"qr: {n_params} parameters in float64"
-    if n_rows >= n_params:
+    if n_rows >= n_params or inverts:
         return Cholesky, f"cholesky: {n_rows} rows, {n_params} parameters"
     return DualCholesky, f"cholesky of the dual: {n_rows} rows, {n_params} parameters"

@@ -1,0 +1,121 @@
+"""The penalty alpha by the evidence: what the data themselves say about the size of the weights.
+
+With the curvature H of W times the loss at the minimum, P the diagonal with ones for penalised parameters,
+A = H + alpha P and phi the dispersion, the Laplace approximation gives, up to a constant,
+
+    log evidence = -(D + alpha |theta|_P^2 / 2) / phi + (n_P / 2) log alpha - log det(A) / 2 - (n - n_free) / 2 log phi
+
+for n numbers y, D = sum w l, n_P penalised and n_free other parameters. Its derivatives are zero, as MacKay (1992,
+"Bayesian interpolation" and "A practical Bayesian framework for backpropagation networks") found, and Foresee and Hagan
+(1997, "Gauss-Newton approximation to Bayesian learning") within Levenberg-Marquardt, at
+
+    alpha = phi gamma_P / |theta|_P^2,      phi = 2 D / (n - gamma),      gamma = gamma_P + n_free,
+
+where gamma_P = n_P - alpha tr_P(A^-1) is the number of penalised parameters that the data determine. For likelihoods
+without a dispersion (classes, counts) phi is 1. Weights count as repeated rows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sklm.engine._checks import check_real
+from sklm.engine.losses import Elementwise, Loss, plain_form
+from sklm.engine.solvers import SubProblem
+
+FIRST_SHARE = 0.1  # of the loss at the start: the first alpha, for weights of order one
+LARGEST_CHANGE = 10.0  # of alpha in a step: far from the minimum its estimate says little
+LEAST_DOF = 0.01  # of the rows that count for phi, however many parameters there are
+ALPHA_TOLERANCE = 1e-3  # relative change of alpha at which it has settled
+LOSS_TOLERANCE = 1e-5  # relative reduction of the loss at which the weights have
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a linearization says.
+
+    Attributes
+    ----------
+    alpha : float
+        The next one.
+    n_effective : float
+        gamma, of all parameters.
+    log_evidence : float
+        At the present alpha.
+    """
+
+    alpha: float
+    n_effective: float
+    log_evidence: float
+
+
+def check_alpha(alpha: float | str) -> bool:
+    """Return whether alpha is ``"bayes"``; raise where it is no number >= 0 either."""
+    if isinstance(alpha, str) and alpha == "bayes":
+        return True
+    if isinstance(alpha, str):
+        raise ValueError(f"`alpha` must be a finite number >= 0 or 'bayes'; got {alpha!r}.")
+    check_real("alpha", alpha, minimum=0)
+    return False
+
+
+def first_alpha(loss: float) -> float:
+    """Return an alpha to start from, for the mean loss at the start."""
+    return max(2 * FIRST_SHARE * loss, torch.finfo(torch.float64).tiny)
+
+
+def has_dispersion(criterion: Loss) -> bool:
+    """Return whether the noise of the data is estimated, rather than known from the likelihood."""
+    return isinstance(plain_form(criterion, 1)[0], Elementwise)
+
+
+def estimate(
+    problem: SubProblem,
+    theta: Tensor,
+    penalized: Tensor,
+    alpha: float,
+    total: float,
+    loss: float,
+    n_outputs: int,
+    *,
+    dispersion: bool,
+) -> Evidence | None:
+    """Return what a linearization at theta says, or None where its curvature is not positive definite.
+
+    Parameters
+    ----------
+    problem : SubProblem
+        With H / W and the penalty alpha / W.
+    theta, penalized : Tensor of shape (n_params,)
+    alpha, total, loss : float
+        The present penalty, W, and the mean loss D / W without the penalty.
+    n_outputs : int
+        Per sample.
+    dispersion : bool
+        See `has_dispersion`.
+    """
+    inverse = problem.inverse_diagonal()
+    if inverse is None:
+        return None
+    diagonal, log_determinant = inverse
+    n_params, n_penalized = len(theta), int(penalized.sum())
+    n_free = n_params - n_penalized
+    decided = float(n_penalized - alpha / total * diagonal[penalized].sum())
+    decided = min(max(decided, 0.0), n_penalized)
+    n_rows = total * n_outputs
+    size = float(theta[penalized].square().sum())
+    phi = 1.0
+    if dispersion:
+        phi = max(2 * total * loss / max(n_rows - decided - n_free, LEAST_DOF * n_rows), 1e-300)
+    log_evidence = (
+        -(total * loss + alpha * size / 2) / phi
+        + n_penalized / 2 * math.log(alpha)
+        - (log_determinant + n_params * math.log(total)) / 2
+        - (n_rows - n_free) / 2 * math.log(phi)
+    )
+    wanted = phi * decided / size if size else math.inf
+    return Evidence(min(max(wanted, alpha / LARGEST_CHANGE), alpha * LARGEST_CHANGE), decided + n_free, log_evidence)
