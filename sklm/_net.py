@@ -874,7 +874,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             run.verdict, run.reason = "Failed", f"{type(error).__name__}: {error}"
             self._finish(restore=True)
             raise
-        self._finish(restore=bool(self.early_stopping))
+        self._finish(restore=bool(self.early_stopping) or self._by_evidence)
         self.notify("on_train_end", X=data.X, y=data.y)
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
@@ -956,16 +956,28 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         run = self._run
         run.n_epochs += 1
         row = self.history[-1]
-        score = row.get("valid_loss", math.nan) if self.early_stopping else row["train_loss"]
+        if self.early_stopping:
+            score = row.get("valid_loss", math.nan)
+        else:
+            score = -row["log_evidence"] if self._by_evidence else row["train_loss"]
         if score < run.best_score:
-            # with the full batch and without validation the last parameters are the best
-            run.keep(score, row["epoch"], self.module_ if self.early_stopping or run.steps_needed > 1 else None)
+            # with the full batch, and without validation or evidence, the last parameters are the best
+            any_epoch = self.early_stopping or self._by_evidence or run.steps_needed > 1
+            run.keep(score, row["epoch"], self.module_ if any_epoch else None)
         waited = row["epoch"] - (run.best_epoch or row["epoch"] - run.n_epochs)
         if run.settled >= run.steps_needed:
             run.verdict = "Converged" if run.status == "converged" else "Stopped"
         elif self.early_stopping and waited >= self.n_iter_no_change:
             run.verdict = "Stopped early"
             run.reason = f"no validation loss below {run.best_score:.6g} in the last {waited} epochs"
+        elif self._by_evidence and run.best_epoch and waited >= self.n_iter_no_change:
+            run.verdict = "Converged"
+            run.reason = f"the log evidence has not risen above {-run.best_score:.6g} in the last {waited} epochs"
+
+    @property
+    def _by_evidence(self) -> bool:
+        """Whether epochs are compared by their evidence: losses with different alpha do not compare."""
+        return self.optimizer_.bayes and self.optimizer_.param_groups[0]["alpha"] > 0 and not self.early_stopping
 
     def _finish(self, *, restore: bool) -> None:
         """Set the fitted attributes; with `restore`, go back to the best parameters of this run."""
@@ -985,14 +997,11 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         self.loss_curve_ = [row["train_loss"] for row in rows]
         self.loss_ = last["train_loss"]
         self.alpha_ = last.get("alpha", self.optimizer_.param_groups[0]["alpha"])
-        run.score = run.best_score if self.early_stopping else self.loss_
-        if self.optimizer_.bayes and math.isfinite(last["log_evidence"]):
-            self.n_effective_, self.log_evidence_ = last["n_effective"], last["log_evidence"]
-            if not self.early_stopping:
-                run.score = -self.log_evidence_  # losses with different alpha do not compare
-        else:
-            self.__dict__.pop("n_effective_", None)
-            self.__dict__.pop("log_evidence_", None)
+        run.score = run.best_score if self.early_stopping or self._by_evidence else self.loss_
+        for name in ("n_effective", "log_evidence"):
+            self.__dict__.pop(f"{name}_", None)
+            if math.isfinite(last.get(name, math.nan)):
+                setattr(self, f"{name}_", last[name])
         self.converged_ = run.verdict == "Converged"
         epochs = "epoch" if self.n_iter_ == 1 else "epochs"
         if self.optimizer_.is_curve and self.dtype_ == torch.float32:

@@ -27,7 +27,7 @@ from sklm.engine._checks import check_real
 from sklm.engine.losses import Elementwise, Loss, plain_form
 from sklm.engine.solvers import SubProblem
 
-FIRST_SHARE = 0.1  # of the loss at the start: the first alpha, for weights of order one
+FIRST_SHARE = 1.0  # of the loss at the start: the first alpha, for weights of order one
 LARGEST_CHANGE = 10.0  # of alpha in a step: far from the minimum its estimate says little
 LEAST_DOF = 0.01  # of the rows that count for phi, however many parameters there are
 ALPHA_TOLERANCE = 1e-3  # relative change of alpha at which it has settled
