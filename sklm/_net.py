@@ -98,6 +98,7 @@ HINTS = {
 # Where a curve's first run has not converged: from the same start with another scaling, and ten times the epochs.
 SECOND_SCALING, SECOND_EPOCHS = "identity", 10
 DEFAULT_EPOCHS = 100
+EVIDENCE_NOISE = 10.0  # of the log evidence of a network: its curvature is an approximation
 MANY_ROWS, SOME_ROWS = 2**18, 2**15  # a curve with many rows starts from a fit to some of them
 INIT_ROWS = 2**16  # of those read batch by batch: enough for the scales of a new module
 RESTART_SEED = 2**31  # far from the seeds that follow one another within a run
@@ -956,11 +957,14 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         run = self._run
         run.n_epochs += 1
         row = self.history[-1]
+        score, needed = row["train_loss"], run.best_score
         if self.early_stopping:
             score = row.get("valid_loss", math.nan)
-        else:
-            score = -row["log_evidence"] if self._by_evidence else row["train_loss"]
-        if score < run.best_score:
+        elif self._by_evidence:  # a later epoch fits more closely, so it takes the place of one that is hardly better
+            score = -row["log_evidence"]
+            run.least_score = min(score, run.least_score)
+            needed = run.least_score + EVIDENCE_NOISE
+        if score < needed:
             # with the full batch, and without validation or evidence, the last parameters are the best
             any_epoch = self.early_stopping or self._by_evidence or run.steps_needed > 1
             run.keep(score, row["epoch"], self.module_ if any_epoch else None)
@@ -972,7 +976,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             run.reason = f"no validation loss below {run.best_score:.6g} in the last {waited} epochs"
         elif self._by_evidence and run.best_epoch and waited >= self.n_iter_no_change:
             run.verdict = "Converged"
-            run.reason = f"the log evidence has not risen above {-run.best_score:.6g} in the last {waited} epochs"
+            run.reason = f"the log evidence has fallen from {-run.least_score:.6g} for {waited} epochs"
 
     @property
     def _by_evidence(self) -> bool:
@@ -1002,6 +1006,9 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             self.__dict__.pop(f"{name}_", None)
             if math.isfinite(last.get(name, math.nan)):
                 setattr(self, f"{name}_", last[name])
+        if hasattr(self, "n_effective_"):
+            found = f"alpha={self.alpha_:.3g} by the evidence, {self.n_effective_:.4g} effective parameters"
+            reason = f"{reason}; {found}".removeprefix("; ")
         self.converged_ = run.verdict == "Converged"
         epochs = "epoch" if self.n_iter_ == 1 else "epochs"
         if self.optimizer_.is_curve and self.dtype_ == torch.float32:
@@ -1137,6 +1144,7 @@ class _Run:
     status: str = "running"
     reason: str = ""
     best_score: float = math.inf
+    least_score: float = math.inf  # with evidence: of any epoch
     best_epoch: int | None = None
     best_state: dict[str, Tensor] | None = None
     verdict: str = ""  # how training ended; empty while it goes on

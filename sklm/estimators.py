@@ -60,9 +60,13 @@ class LMRegressor(RegressorMixin, Uncertainty):
         memory halves it, with a warning.
     selection : {"random", "layer"}, sklm.selection.Selection or None, default=None
         Parameters that move in a step; None for all. Arguments are ``selection__subset_size`` and ``selection__order``.
-    alpha : float, default=0.0
+    alpha : float or "bayes", default=0.0
         L2 penalty on weight matrices (parameters with two or more dimensions, so not on the constants of a curve), as
-        scikit-learn's MLP; on the scale of the loss, so in squared units of y for the squared error.
+        scikit-learn's MLP; on the scale of the loss, so in squared units of y for the squared error. ``"bayes"`` finds
+        it by the evidence (MacKay 1992; MATLAB's ``trainbr``): re-estimated after every full-batch step, until it has
+        settled or the log evidence has been more than 10 below its highest value for `n_iter_no_change` epochs; the
+        last epoch before that is kept (that of the lowest validation loss with `early_stopping`). The formulas are in
+        `sklm.engine.evidence`.
     max_epochs : int, default=100
         Passes over the data in one call of `fit` or `partial_fit`; a full batch makes one step per epoch. A curve (any
         module without weight matrices) that has not converged by then is fitted a second time by `fit`, from the same
@@ -76,15 +80,16 @@ class LMRegressor(RegressorMixin, Uncertainty):
         in every step of an epoch or sweep.
     n_init : int, default=1
         Number of starts, of which the best is kept. For a network: fits from other initial weights, compared by
-        training loss (validation loss with `early_stopping`). For a curve of `sklm.curves`: other initial values, all
-        improved together as one batch of damped steps on the training data, and one fit from the best point they reach.
+        training loss (validation loss with `early_stopping`, evidence with ``alpha="bayes"``). For a curve of
+        `sklm.curves`: other initial values, all improved together as one batch of damped steps on the training data,
+        and one fit from the best point they reach.
     early_stopping : bool, default=False
         Split off a validation set, stop when its loss has not fallen for `n_iter_no_change` epochs, and restore the
         best parameters.
     validation_fraction : float in (0, 1), default=0.1
         Share of the validation set, with `early_stopping` and without `train_split`.
     n_iter_no_change : int, default=10
-        Epochs without a lower validation loss that stop, with `early_stopping`.
+        Epochs without a lower validation loss that stop, with `early_stopping`; and see `alpha`.
     warm_start : bool, default=False
         Whether `fit` goes on from the present parameters.
     random_state : int, RandomState instance or None, default=None
@@ -125,12 +130,17 @@ class LMRegressor(RegressorMixin, Uncertainty):
         As lmfit defines them.
     module_ : torch.nn.Module
         The fitted module.
+    alpha_, n_effective_, log_evidence_ : float
+        The penalty of the last step and, with ``alpha="bayes"``, the effective number of parameters and the logarithm
+        of the evidence up to a constant of the data.
     optimizer_ : sklm.LevenbergMarquardt
+        The engine.
     criterion_ : sklm.losses.Loss
+        The loss.
     history_ : skorch.history.History
         ``train_loss`` (after the step, penalty included), ``valid_loss``, ``damping``, ``attempts``, ``gain_ratio`` per
-        epoch and batch, ``dur`` (seconds) per epoch. An epoch has the mean of the losses, the sum of the attempts, and
-        damping and gain ratio of its last step.
+        epoch and batch, with ``alpha="bayes"`` also ``alpha``, ``n_effective`` and ``log_evidence``, and ``dur``
+        (seconds) per epoch. An epoch has the mean of the losses, the sum of the attempts, else what its last step has.
     loss_ : float
         Training loss at the returned parameters. With mini-batches the mean over the batches of their epoch, each right
         after its own step, and so lower than the loss of the returned parameters on all rows.
@@ -190,7 +200,7 @@ class LMRegressor(RegressorMixin, Uncertainty):
         jacobian: str = "auto",
         jacobian_max_rows: int | str | None = "auto",
         selection: Any = None,
-        alpha: float = 0.0,
+        alpha: float | str = 0.0,
         max_epochs: int = 100,
         batch_size: int = -1,
         ftol: float | None = 1e-8,
@@ -313,8 +323,9 @@ class LMClassifier(ClassifierMixin, LMNet):
         ``"log_loss"``, softmax or for one column logistic; `torch.nn.CrossEntropyLoss`, `BCELoss`, `BCEWithLogitsLoss`
         or another torch loss, class or instance; a `sklm.losses.Loss`. ``criterion__curvature`` is ``"ggn"`` (default
         where the loss has it) or ``"sqrt"``.
-    alpha : float, default=0.01
-        L2 penalty on weight matrices; separable classes have no finite optimum without one.
+    alpha : float or "bayes", default=0.01
+        L2 penalty on weight matrices; separable classes have no finite optimum without one. ``"bayes"`` as in
+        `LMRegressor`, by the Laplace approximation with the curvature of the criterion.
     lr, damping, max_attempts, solver, jacobian, jacobian_max_rows, selection, max_epochs, batch_size, ftol, xtol, \
 gtol, n_init, early_stopping, validation_fraction, n_iter_no_change, warm_start, random_state, verbose, callbacks, \
 train_split, device, dtype
@@ -363,7 +374,7 @@ feature_names_in_, device_, dtype_
         jacobian: str = "auto",
         jacobian_max_rows: int | str | None = "auto",
         selection: Any = None,
-        alpha: float = 0.01,
+        alpha: float | str = 0.01,
         max_epochs: int = 100,
         batch_size: int = -1,
         ftol: float | None = 1e-8,

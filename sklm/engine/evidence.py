@@ -29,8 +29,9 @@ from sklm.engine.solvers import SubProblem
 
 FIRST_SHARE = 1.0  # of the loss at the start: the first alpha, for weights of order one
 LARGEST_CHANGE = 10.0  # of alpha in a step: far from the minimum its estimate says little
+LEAST_EFFECTIVE = 1e-3  # number of parameters below which all weights are zero
 LEAST_DOF = 0.01  # of the rows that count for phi, however many parameters there are
-ALPHA_TOLERANCE = 1e-3  # relative change of alpha at which it has settled
+ALPHA_TOLERANCE = 1e-4  # relative change of alpha at which it has settled
 LOSS_TOLERANCE = 1e-5  # relative reduction of the loss at which the weights have
 
 
@@ -117,5 +118,5 @@ def estimate(
         - (log_determinant + n_params * math.log(total)) / 2
         - (n_rows - n_free) / 2 * math.log(phi)
     )
-    wanted = phi * decided / size if size else math.inf
+    wanted = phi * decided / size if decided >= LEAST_EFFECTIVE and size else alpha  # else there is nothing to fit
     return Evidence(min(max(wanted, alpha / LARGEST_CHANGE), alpha * LARGEST_CHANGE), decided + n_free, log_evidence)

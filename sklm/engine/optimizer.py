@@ -453,7 +453,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         elif status == "converged" and change > ALPHA_TOLERANCE:
             status, message = "running", ""
         if status == "converged":
-            message += f"; alpha has settled at {alpha:.3g}, {found.n_effective:.4g} effective parameters"
+            message += ", and alpha has settled"
         else:
             group["alpha"] = found.alpha
         return replace(

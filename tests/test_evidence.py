@@ -1,0 +1,224 @@
+"""The penalty by the evidence, against scikit-learn's BayesianRidge and closed forms."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+from sklearn.base import clone
+from sklearn.datasets import load_diabetes
+from sklearn.linear_model import BayesianRidge
+from sklearn.model_selection import GridSearchCV
+
+from sklm import LevenbergMarquardt, LMClassifier, LMRegressor
+
+QUIET = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+RNG = np.random.default_rng(0)
+
+
+class Linear(torch.nn.Module):
+    """A linear model, whose evidence is exact."""
+
+    def __init__(self, n_features_in, n_outputs):
+        super().__init__()
+        self.linear = torch.nn.Linear(n_features_in, n_outputs, bias=False)
+
+    def forward(self, X):
+        return self.linear(X)
+
+
+def linear_data(n, p, seed, n_outputs=None):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, p))
+    size = p if n_outputs is None else (p, n_outputs)
+    y = X @ (0.5 * rng.standard_normal(size))
+    return X, y + rng.standard_normal(y.shape)
+
+
+def bayesian_ridge(X, y):
+    none = dict.fromkeys(["alpha_1", "alpha_2", "lambda_1", "lambda_2"], 0)
+    return BayesianRidge(fit_intercept=False, tol=1e-12, max_iter=10_000, **none).fit(X, y)
+
+
+def weights_of(model):
+    return model.module_.linear.weight.detach().numpy()
+
+
+@pytest.mark.parametrize("solver", ["qr", "cholesky", "svd"])
+@pytest.mark.parametrize(("n", "p", "seed"), [(60, 5, 0), (200, 20, 1), (40, 30, 2), (30, 40, 1), (25, 60, 0)])
+def test_linear_models_are_those_of_bayesian_ridge(n, p, seed, solver):
+    X, y = linear_data(n, p, seed)
+    expected = bayesian_ridge(X, y)
+    settings = {"alpha": "bayes", "solver": solver, "max_epochs": 2000, "random_state": 0}
+    model = LMRegressor(Linear, **settings).fit(X, y)
+    np.testing.assert_allclose(weights_of(model)[0], expected.coef_, atol=1e-4 * np.abs(expected.coef_).max())
+    assert model.alpha_ == pytest.approx(expected.lambda_ / expected.alpha_, rel=2e-3)
+    assert model.converged_
+    sizes = np.linalg.svd(X, compute_uv=False) ** 2
+    assert model.n_effective_ == pytest.approx(np.sum(sizes / (sizes + model.alpha_)), rel=1e-3)
+
+
+def test_evidence_is_the_density_of_the_data():
+    """Up to a constant, for the dispersion that a fit finds: y is normal with covariance phi (I + X X' / alpha)."""
+    X, y = linear_data(30, 6, 4)
+    model = LMRegressor(Linear, alpha="bayes", max_epochs=500, random_state=0).fit(X, y)
+    alphas = model.history_[:, "alpha"][-1], 3.0
+
+    def evidence(alpha):
+        theta = np.linalg.solve(X.T @ X + alpha * np.eye(6), X.T @ y)
+        rss = np.sum((y - X @ theta) ** 2)
+        sizes = np.linalg.svd(X, compute_uv=False) ** 2
+        phi = rss / (30 - np.sum(sizes / (sizes + alpha)))
+        module = Linear(6, 1).double()
+        with torch.no_grad():
+            module.linear.weight.copy_(torch.tensor(theta))
+        optimizer = LevenbergMarquardt(module, alpha="bayes", ftol=None, xtol=None, gtol=None)
+        optimizer.param_groups[0]["alpha"], optimizer._has_alpha = alpha, True
+        found = optimizer.step(torch.tensor(X), torch.tensor(y)).log_evidence
+        return found, multivariate_normal(np.zeros(30), phi * (np.eye(30) + X @ X.T / alpha)).logpdf(y)
+
+    (ours, exact), (ours_other, exact_other) = map(evidence, alphas)
+    assert ours - ours_other == pytest.approx(exact - exact_other, rel=1e-6)
+
+
+def test_several_outputs_share_alpha():
+    """The fixed point of MacKay for all outputs together."""
+    X, y = linear_data(80, 5, 0, n_outputs=3)
+    model = LMRegressor(Linear, alpha="bayes", max_epochs=500, random_state=0).fit(X, y)
+    sizes = np.linalg.svd(X, compute_uv=False) ** 2
+    decided = 3 * np.sum(sizes / (sizes + model.alpha_))
+    assert model.n_effective_ == pytest.approx(decided, rel=1e-3)
+    phi = np.sum((model.predict(X) - y) ** 2) / (3 * 80 - decided)
+    assert model.alpha_ == pytest.approx(phi * decided / np.sum(weights_of(model) ** 2), rel=1e-3)
+
+
+def test_weights_that_the_data_do_not_need():
+    X, y = linear_data(25, 60, 5)
+    model = LMRegressor(Linear, alpha="bayes", max_epochs=2000, random_state=0).fit(X, y)
+    assert model.converged_
+    assert model.n_effective_ < 1e-2
+    assert np.abs(model.predict(X)).max() < 1e-3
+
+
+def test_classes_have_no_dispersion():
+    X = RNG.standard_normal((300, 4))
+    labels = X @ [1.0, -1.0, 0.5, 0.0] + RNG.logistic(size=300) > 0
+    model = LMClassifier(Linear, alpha="bayes", max_epochs=500, random_state=0).fit(X, labels)
+    assert model.alpha_ * np.sum(weights_of(model) ** 2) == pytest.approx(model.n_effective_, rel=1e-3)
+    p = model.predict_proba(X)[:, 1]
+    hessian = X.T @ (X * (p * (1 - p))[:, None])
+    decided = np.trace(np.linalg.solve(hessian + model.alpha_ * np.eye(4), hessian))
+    assert model.n_effective_ == pytest.approx(decided, rel=1e-3)
+
+
+@QUIET
+def test_weights_equal_repeated_rows():
+    X, y = linear_data(50, 3, 5)
+    weights = RNG.integers(1, 4, 50)
+    settings = {"alpha": "bayes", "module__hidden_layer_sizes": (4,), "max_epochs": 40, "random_state": 0}
+    weighted = LMRegressor(**settings).fit(X, y, sample_weight=weights)
+    repeated = LMRegressor(**settings).fit(np.repeat(X, weights, 0), np.repeat(y, weights))
+    assert weighted.alpha_ == pytest.approx(repeated.alpha_, rel=1e-6)
+    assert weighted.log_evidence_ == pytest.approx(repeated.log_evidence_, rel=1e-6)
+    np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def network():
+    X, y = load_diabetes(return_X_y=True)
+    return LMRegressor(alpha="bayes", random_state=0).fit(X, y), X, y
+
+
+def test_last_epoch_of_high_evidence_is_kept(network):
+    model, X, y = network
+    evidence = np.array(model.history_[:, "log_evidence"])
+    best = np.flatnonzero(evidence > np.nanmax(evidence) - 10)[-1]
+    assert best == len(evidence) - 11  # n_iter_no_change epochs before the end
+    assert model.log_evidence_ == evidence[best]
+    assert model.alpha_ == model.history_[int(best), "alpha"]
+    assert model.n_effective_ == model.history_[int(best), "n_effective"]
+    assert model.loss_ == model.history_[int(best), "train_loss"]
+    penalty = model.alpha_ / 2 * sum(float(p.detach().square().sum()) for p in model.module_.parameters() if p.ndim > 1)
+    loss = (np.sum((model.predict(X) - y) ** 2) / 2 + penalty) / len(y)
+    assert model.loss_ == pytest.approx(loss, rel=1e-9)
+
+
+def test_report(network):
+    model, X, _ = network
+    assert model.converged_
+    assert f"alpha={model.alpha_:.3g} by the evidence, {model.n_effective_:.4g} effective parameters" in model.message_
+    assert 1 < model.n_effective_ < len(model.parameters_)
+    assert pickle.loads(pickle.dumps(model)).alpha_ == model.alpha_  # noqa: S301
+    low, high = model.predict_interval(X, kind="prediction").T
+    assert np.all(low < high)
+
+
+@QUIET
+def test_more_starts_are_compared_by_their_evidence():
+    X, y = linear_data(60, 2, 6)
+    settings = {"alpha": "bayes", "module__hidden_layer_sizes": (6,), "random_state": 0}
+    one, three = (LMRegressor(**settings, n_init=n).fit(X, y) for n in (1, 3))
+    assert three.log_evidence_ >= one.log_evidence_
+
+
+@QUIET
+def test_early_stopping_judges_by_the_validation_loss():
+    X, y = load_diabetes(return_X_y=True)
+    model = LMRegressor(alpha="bayes", early_stopping=True, random_state=0).fit(X, y)
+    valid = np.array(model.history_[:, "valid_loss"])
+    assert model.alpha_ == model.history_[int(np.argmin(valid)), "alpha"]
+
+
+@QUIET
+def test_warm_start_goes_on_from_alpha():
+    X, y = linear_data(60, 3, 7)
+    model = LMRegressor(alpha="bayes", max_epochs=4, warm_start=True, random_state=0, n_iter_no_change=100).fit(X, y)
+    before = model.optimizer_.param_groups[0]["alpha"]
+    model.fit(X, y)
+    assert model.history_[4, "alpha"] == before
+
+
+@QUIET
+def test_grid_search_over_alpha():
+    X, y = linear_data(60, 3, 8)
+    search = GridSearchCV(LMRegressor(max_epochs=20, random_state=0), {"alpha": ["bayes", 0.1]}, cv=2).fit(X, y)
+    assert set(search.cv_results_["param_alpha"]) == {"bayes", 0.1}
+    assert clone(LMRegressor(alpha="bayes")).alpha == "bayes"
+
+
+def test_curves_have_no_penalty():
+    x = np.linspace(0, 3, 30)[:, None]
+    y = 2 * np.exp(-x[:, 0]) + 0.01 * RNG.standard_normal(30)
+    found, expected = (LMRegressor("a * exp(-b * x)", alpha=alpha, random_state=0).fit(x, y) for alpha in ("bayes", 0))
+    assert found.parameters_ == expected.parameters_
+    assert not hasattr(found, "log_evidence_")
+
+
+def test_frozen_weights():
+    class Frozen(Linear):
+        def __init__(self, n_features_in, n_outputs):
+            super().__init__(n_features_in, n_outputs)
+            self.frozen = torch.nn.Linear(n_features_in, n_outputs).requires_grad_(False)
+
+    X, y = linear_data(60, 5, 0)
+    model = LMRegressor(Frozen, alpha="bayes", max_epochs=200, random_state=0).fit(X, y)
+    assert model.alpha_ == pytest.approx(LMRegressor(Linear, alpha="bayes", random_state=0).fit(X, y).alpha_, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 10}, "needs all data in every step"),
+        ({"solver": "cg"}, "neither `selection` nor `solver='cg'`"),
+        ({"selection": "layer"}, "neither `selection` nor `solver='cg'`"),
+        ({"alpha": "gcv"}, "`alpha` must be a finite number >= 0 or 'bayes'; got 'gcv'"),
+        ({"alpha": -1.0}, "`alpha` must be"),
+    ],
+)
+def test_bad_arguments(settings, message):
+    X, y = linear_data(20, 2, 0)
+    model = LMRegressor(**{"alpha": "bayes", **settings})
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, y)
+    assert not hasattr(model, "module_")
