@@ -92,14 +92,14 @@ def main():
         ),
         Goal(
             "curve of 3 parameters, 1 000 000 rows",
-            f"{faster:.2f} x faster than `curve_fit` ({duration(statistics.median(large['sklm']))})",
+            f"{faster:.2f} x the speed of `curve_fit` ({duration(statistics.median(large['sklm']))})",
             "2 x faster on the CPU",
             faster >= 2,
         ),
     ]
     if "sklm on the GPU" in large:
         faster = ratio(large["curve_fit"], large["sklm on the GPU"])
-        goals.append(Goal("the same on a GPU", f"{faster:.1f} x faster than `curve_fit`", "20 x faster", faster >= 20))
+        goals.append(Goal("the same on a GPU", f"{faster:.1f} x the speed of `curve_fit`", "20 x faster", faster >= 20))
     text = (
         f"`{FORMULA}` in float64 from the start {START}; new noise in every round. One thread at 100 rows, "
         f"{torch.get_num_threads()} at 1 000 000.\n\n" + markdown(table + more)

@@ -44,6 +44,7 @@ def fit_sklm(X, y, steps):
     model = LMRegressor(
         module__hidden_layer_sizes=HIDDEN,
         solver="cg",
+        alpha=0.0,
         max_epochs=steps,
         ftol=None,
         xtol=None,

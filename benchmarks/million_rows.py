@@ -33,7 +33,13 @@ def draw(n_rows, dtype):
 def fit_sklm(X, y):
     """Return the seconds of every step."""
     model = LMRegressor(
-        module__hidden_layer_sizes=(N_HIDDEN,), max_epochs=STEPS, ftol=None, xtol=None, gtol=None, random_state=0
+        module__hidden_layer_sizes=(N_HIDDEN,),
+        alpha=0.0,
+        max_epochs=STEPS,
+        ftol=None,
+        xtol=None,
+        gtol=None,
+        random_state=0,
     ).fit(X, y)
     return model.history_[:, "dur"]
 
@@ -70,7 +76,7 @@ def child(library, n_rows, dtype, threads):
 
 def main():
     called = options()
-    largest = 200_000 if called.quick else 1_000_000
+    largest = 100_000 if called.quick else 1_000_000
     runs = [("sklm", rows, dtype) for dtype in ("float32", "float64") for rows in (largest // 4, largest)]
     if called.quick:
         runs = runs[:2]

@@ -5,7 +5,8 @@
 2. Time to 97.5 % of the test images: `LMClassifier` through `fit`, torch-levenberg-marquardt as its example runs it
    (learning rate 0.05; 0.2 for both as well), and Adam in a plain torch loop, whose best batch size and learning rate a
    first pass with another seed finds. The accuracy is looked at each time another 10 000 images have been seen, off the
-   clock; a run ends at the goal or after `LIMIT` seconds, and then counts with that time.
+   clock; a run ends at the goal or at a limit of time, and then counts with that. The sign by which
+   torch-levenberg-marquardt says that its damping is exhausted is not obeyed, which leaves it more chances.
 
 All run on all cores. The images come from the folder named by SKLM_DATA (mnist/mnist.npz); skipped when absent.
 Run: python benchmarks/mnist.py [--quick]
@@ -13,6 +14,7 @@ Run: python benchmarks/mnist.py [--quick]
 
 import contextlib
 import itertools
+import logging
 import os
 import statistics
 import sys
@@ -180,6 +182,8 @@ def best_adam(data, limit, settings):
         def run(data, watch, seed, batch_size=batch_size, lr=lr):
             run_adam(data, watch, seed, batch_size, lr)
 
+        if len(settings) == 1:
+            return f"Adam, batch {batch_size}, lr {lr:g}", run
         watch = watched(run, data, 1000, limit)
         print(f"Adam, batch {batch_size}, lr {lr:g}: {max(watch.accuracy):.4f} after {watch.seconds[-1]:.1f} s")
         rank = (0, watch.seconds[-1]) if watch.arrived else (1, -max(watch.accuracy))
@@ -213,6 +217,7 @@ def main():
     if not path.exists():
         sys.exit(print("mnist: skipped, the folder named by SKLM_DATA has no mnist/mnist.npz"))
     warnings.simplefilter("ignore")
+    logging.getLogger("torch_levenberg_marquardt").setLevel(logging.ERROR)  # a line per failed factorisation
     set_threads(called.threads)
     data = load(path)
 
@@ -223,7 +228,7 @@ def main():
         for name, taken in steps.items()
     ]
 
-    n_seeds, limit = (1, 12) if is_quick else (5, 90)
+    n_seeds, limit = (1, 8) if is_quick else (3, 60)
     watches = times_to_accuracy(data, range(n_seeds), limit, is_quick)
     seconds = {name: [watch.seconds[-1] for watch in own] for name, own in watches.items()}
     ours, peer = (
@@ -245,11 +250,11 @@ def main():
     step_ratio = min(value for name, value in faster.items() if name != "sklm")
     arrived = all(watch.arrived for watch in watches[ours])
     goals = [
-        Goal("MNIST network, one step", f"{step_ratio:.2f} x faster than {PEER}", "2 x faster", step_ratio >= 2),
+        Goal("MNIST network, one step", f"{step_ratio:.2f} x the speed of {PEER}", "2 x faster", step_ratio >= 2),
         Goal(
             "MNIST, time to 97.5 %",
-            f"{over[peer]:.2f} x faster than {PEER}, {over[adam]:.2f} x faster than Adam at its best"
-            + ("" if arrived else "; not all runs of sklm arrived"),
+            f"{over[peer]:.2f} x the speed of {PEER}, {over[adam]:.2f} x that of Adam at its best"
+            + ("" if arrived else "; only bounds, as not all runs of sklm arrived"),
             "3 x faster, and faster than Adam",
             arrived and over[peer] >= 3 and over[adam] > 1,
         ),

@@ -34,9 +34,9 @@ QUESTIONS = {
     ],
     "regularization": [
         ("a curve?", "alpha=0, bounds"),
-        ("rows above 10 x\nparameters?", "alpha=0"),
         ("classes?", "alpha=0.01 (default)\nto 10, by search"),
-        (None, "alpha by search, or\nearly_stopping=True"),
+        ("a module of\nyour own?", 'alpha="bayes"\nor by search'),
+        (None, "the default:\nby the evidence"),
     ],
 }
 STEP, WIDTH, HEIGHT = 2.35, 1.75, 0.8

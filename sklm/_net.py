@@ -79,6 +79,7 @@ from sklm.engine.jacobian import (
 from sklm.engine.losses import Loss, resolve_loss
 from sklm.engine.multistart import best_of
 from sklm.engine.selection import resolve_selection
+from sklm.modules import MLP
 
 PREDICT_ROWS = 65_536  # rows per forward pass outside training: bounds the memory of hidden layers
 PREFIXES = ("module", "criterion", "damping", "selection", "callbacks")
@@ -98,6 +99,8 @@ HINTS = {
 # Where a curve's first run has not converged: from the same start with another scaling, and ten times the epochs.
 SECOND_SCALING, SECOND_EPOCHS = "identity", 10
 DEFAULT_EPOCHS = 100
+MOST_BAYES_PARAMS = 3000  # for alpha="auto": the evidence takes an inverse in every step
+EVIDENCE = ("alpha", "n_effective", "log_evidence")
 EVIDENCE_NOISE = 10.0  # of the log evidence of a network: its curvature is an approximation
 MANY_ROWS, SOME_ROWS = 2**18, 2**15  # a curve with many rows starts from a fit to some of them
 INIT_ROWS = 2**16  # of those read batch by batch: enough for the scales of a new module
@@ -281,7 +284,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         """Check the parameters that the engine does not check itself; the first step of every fit."""
         check_integer("max_epochs", self.max_epochs, minimum=1)
         check_integer("n_init", self.n_init, minimum=1)
-        if check_alpha(self.alpha) and self.batch_size != -1:
+        if check_alpha(self._alpha()) and self.batch_size != -1:
             raise ValueError(
                 f"`alpha='bayes'` needs all data in every step; got batch_size={self.batch_size!r}. Pass batch_size=-1 "
                 "or a number for alpha."
@@ -678,6 +681,18 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 "of its own; compute every row from its own inputs alone."
             )
 
+    def _alpha(self) -> float | str:
+        """Return alpha with "auto" resolved."""
+        if not (isinstance(self.alpha, str) and self.alpha == "auto"):
+            alpha: float | str = self.alpha
+            return alpha
+        module = self.module if isinstance(self.module, type) else type(self.module)
+        if not issubclass(module, MLP) or self.batch_size != -1 or self.selection is not None or self.solver == "cg":
+            return 0.0
+        built = self.__dict__.get("module_")
+        n_params = 0 if built is None else sum(p.numel() for p in built.parameters())
+        return "bayes" if n_params <= MOST_BAYES_PARAMS else 0.0
+
     def _build_optimizer(self, seed: int) -> LevenbergMarquardt:
         damping = resolve_damping(self.damping, self.get_params_for("damping"))
         run = self.__dict__.get("_run")
@@ -694,7 +709,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             jacobian=self.jacobian,
             jacobian_max_rows=self.jacobian_max_rows,
             selection=resolve_selection(self.selection, self.get_params_for("selection")),
-            alpha=self.alpha,
+            alpha=self._alpha(),
             ftol=self.ftol,
             xtol=self.xtol,
             gtol=self.gtol,
@@ -906,7 +921,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         steps = [batch for batch in self.history[-1, "batches"] if "damping" in batch]
         self.history.record("damping", steps[-1]["damping"])
         self.history.record("attempts", sum(step["attempts"] for step in steps))
-        for name in ("gain_ratio", *(("alpha", "n_effective", "log_evidence") if self.optimizer_.bayes else ())):
+        for name in ("gain_ratio", *(EVIDENCE if self.optimizer_.bayes else ())):
             self.history.record(name, steps[-1][name])
         for name in ("train", "valid"):  # also with callbacks="disable", where skorch does not average
             rows = [row for row in self.history[-1, "batches"] if f"{name}_loss" in row]
@@ -937,7 +952,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         run.n_steps += 1
         run.settled = 0 if result.status == "running" else run.settled + 1
         run.status, run.reason = result.status, result.message
-        for name in ("damping", "attempts", "gain_ratio", "alpha", "n_effective", "log_evidence"):
+        for name in ("damping", "attempts", "gain_ratio", *(EVIDENCE if self.optimizer_.bayes else ())):
             self.history.record_batch(name, getattr(result, name))
         return {"loss": torch.tensor(result.loss, dtype=torch.float64), "y_pred": result.outputs}
 
@@ -1001,7 +1016,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         self.loss_curve_ = [row["train_loss"] for row in rows]
         self.loss_ = last["train_loss"]
         self.alpha_ = last.get("alpha", self.optimizer_.param_groups[0]["alpha"])
-        run.score = run.best_score if self.early_stopping or self._by_evidence else self.loss_
+        chosen = self.early_stopping or (self._by_evidence and run.best_epoch)
+        run.score = run.best_score if chosen else self.loss_
         for name in ("n_effective", "log_evidence"):
             self.__dict__.pop(f"{name}_", None)
             if math.isfinite(last.get(name, math.nan)):

@@ -60,13 +60,14 @@ class LMRegressor(RegressorMixin, Uncertainty):
         memory halves it, with a warning.
     selection : {"random", "layer"}, sklm.selection.Selection or None, default=None
         Parameters that move in a step; None for all. Arguments are ``selection__subset_size`` and ``selection__order``.
-    alpha : float or "bayes", default=0.0
+    alpha : float, "bayes" or "auto", default="auto"
         L2 penalty on weight matrices (parameters with two or more dimensions, so not on the constants of a curve), as
         scikit-learn's MLP; on the scale of the loss, so in squared units of y for the squared error. ``"bayes"`` finds
         it by the evidence (MacKay 1992; MATLAB's ``trainbr``): re-estimated after every full-batch step, until it has
-        settled or the log evidence has been more than 10 below its highest value for `n_iter_no_change` epochs; the
-        last epoch before that is kept (that of the lowest validation loss with `early_stopping`). The formulas are in
-        `sklm.engine.evidence`.
+        settled (to a relative sqrt(ftol)) or the log evidence has been more than 10 below its highest value for
+        `n_iter_no_change` epochs; the last epoch before that is kept (that of the lowest validation loss with
+        `early_stopping`). The formulas are in `sklm.engine.evidence`. ``"auto"`` is ``"bayes"`` for a `sklm.MLP` of at
+        most 3000 parameters with full batches, without `selection` and ``solver="cg"``, else 0.
     max_epochs : int, default=100
         Passes over the data in one call of `fit` or `partial_fit`; a full batch makes one step per epoch. A curve (any
         module without weight matrices) that has not converged by then is fitted a second time by `fit`, from the same
@@ -200,7 +201,7 @@ class LMRegressor(RegressorMixin, Uncertainty):
         jacobian: str = "auto",
         jacobian_max_rows: int | str | None = "auto",
         selection: Any = None,
-        alpha: float | str = 0.0,
+        alpha: float | str = "auto",
         max_epochs: int = 100,
         batch_size: int = -1,
         ftol: float | None = 1e-8,

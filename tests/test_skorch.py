@@ -248,11 +248,19 @@ def test_resume_continues_exactly(tmp_path, params):
     np.testing.assert_array_equal(resumed.predict(X), straight.predict(X))
 
 
-def test_resume_of_the_default_network(tmp_path):
-    straight = LMRegressor(random_state=0, max_epochs=6).fit(X, Y)
-    LMRegressor(random_state=0, max_epochs=3, callbacks=[Checkpoint(monitor=None, dirname=str(tmp_path))]).fit(X, Y)
-    resumed = LMRegressor(max_epochs=3, callbacks=[LoadInitState(Checkpoint(dirname=str(tmp_path)))]).fit(X, Y)
-    np.testing.assert_allclose(resumed.predict(X), straight.predict(X), rtol=1e-6)
+@pytest.mark.parametrize("alpha", [0.1, "bayes"])
+def test_resume_of_the_default_network(tmp_path, alpha):
+    settings = {"alpha": alpha, "random_state": 0}
+    straight = LMRegressor(max_epochs=6, **settings).fit(X, Y)
+    LMRegressor(max_epochs=3, callbacks=[Checkpoint(monitor=None, dirname=str(tmp_path))], **settings).fit(X, Y)
+    resumed = LMRegressor(max_epochs=3, callbacks=[LoadInitState(Checkpoint(dirname=str(tmp_path)))], **settings).fit(
+        X, Y
+    )
+    np.testing.assert_allclose(resumed.history_[:, "train_loss"], straight.history_[:, "train_loss"], rtol=1e-6)
+    if alpha == "bayes":  # which of the epochs is kept, every run decides for itself
+        np.testing.assert_allclose(resumed.history_[:, "alpha"], straight.history_[:, "alpha"], rtol=1e-6)
+    else:
+        np.testing.assert_allclose(resumed.predict(X), straight.predict(X), rtol=1e-6)
 
 
 def test_checkpoint_writes_all_default_files(tmp_path):

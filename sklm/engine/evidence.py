@@ -31,8 +31,7 @@ FIRST_SHARE = 1.0  # of the loss at the start: the first alpha, for weights of o
 LARGEST_CHANGE = 10.0  # of alpha in a step: far from the minimum its estimate says little
 LEAST_EFFECTIVE = 1e-3  # number of parameters below which all weights are zero
 LEAST_DOF = 0.01  # of the rows that count for phi, however many parameters there are
-ALPHA_TOLERANCE = 1e-4  # relative change of alpha at which it has settled
-LOSS_TOLERANCE = 1e-5  # relative reduction of the loss at which the weights have
+LOSS_TOLERANCE = 1e-5  # relative reduction of the loss at which the weights have settled, if alpha has: to sqrt(ftol)
 
 
 @dataclass(frozen=True)

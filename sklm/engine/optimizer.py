@@ -46,7 +46,6 @@ from sklm.engine.bounds import Box, bounded_step, clip, held
 from sklm.engine.convergence import ConvergenceTests, largest_cosine, relative_offset
 from sklm.engine.damping import Damping, resolve_damping
 from sklm.engine.evidence import (
-    ALPHA_TOLERANCE,
     LOSS_TOLERANCE,
     check_alpha,
     estimate,
@@ -446,11 +445,12 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             return replace(result, alpha=alpha)
         change = abs(math.log(found.alpha / alpha))
         falls = 1 - point.loss / start.loss if start.loss else 0.0
-        settled = change <= ALPHA_TOLERANCE and falls <= LOSS_TOLERANCE
+        ftol = self.tests.ftol or 0.0
+        settled = change <= math.sqrt(ftol) and falls <= max(ftol, min(LOSS_TOLERANCE, 1e3 * ftol))
         status, message = result.status, result.message
         if settled and result.accepted and status == "running":
             status, message = "converged", f"the relative reduction of the loss is {falls:.2g}"
-        elif status == "converged" and change > ALPHA_TOLERANCE:
+        elif status == "converged" and change > math.sqrt(ftol):
             status, message = "running", ""
         if status == "converged":
             message += ", and alpha has settled"

@@ -30,6 +30,7 @@ from torch import Tensor
 
 QR_MAX_PARAMS = 32  # up to here a QR of the rows costs little more than their Gram matrix
 QR_MAX_CURVE_PARAMS = 256
+JITTER = 1e-9
 QR_BLOCK = 4096  # rows
 GRAM_BLOCKS = 8  # rows of blocks of which only those on and above the diagonal are computed, each of
 MIN_GRAM_BLOCK, MAX_GRAM_BLOCK = 32, 256  # columns
@@ -82,7 +83,10 @@ class SubProblem(abc.ABC):
         """Return d'Hd >= 0 as a sum of squares where the form has one."""
 
     def inverse_diagonal(self) -> tuple[Tensor, float] | None:
-        """Return the diagonal of H^-1 and log det(H); None where H is not positive definite, or is never formed."""
+        """Return the diagonal of H^-1 and log det(H); None for a problem that is never formed.
+
+        Directions in which H vanishes count as if it were `JITTER` of its largest entry there.
+        """
         return None
 
 
@@ -133,10 +137,17 @@ class Cholesky(SubProblem):
         return (direction @ (self.curvature @ direction)).clamp_min(0)
 
     def inverse_diagonal(self) -> tuple[Tensor, float] | None:
-        if not self.factorize(torch.zeros_like(self.gradient)):
-            return None
-        factor: Any = self._factor
-        return torch.cholesky_inverse(factor).diagonal(), float(2 * factor.diagonal().log().sum())
+        return _inverse_diagonal(self.curvature)
+
+
+def _inverse_diagonal(curvature: Tensor) -> tuple[Tensor, float] | None:
+    factor, info = torch.linalg.cholesky_ex(curvature)
+    if int(info):
+        jitter = torch.full_like(curvature[0], JITTER * float(curvature.diagonal().max()))
+        factor, info = torch.linalg.cholesky_ex(curvature + torch.diag(jitter))
+    if int(info):
+        return None
+    return torch.cholesky_inverse(factor).diagonal(), float(2 * factor.diagonal().log().sum())
 
 
 def _block_rows(n_params: int) -> Iterator[tuple[int, int]]:
@@ -213,12 +224,7 @@ class _Triangular(SubProblem):
         return (self.triangle @ direction).square().sum()
 
     def inverse_diagonal(self) -> tuple[Tensor, float] | None:
-        triangle = self.triangle
-        sizes = triangle.diagonal().abs()
-        if triangle.shape[0] < triangle.shape[1] or not bool((sizes > 0).all()):
-            return None
-        inverse = torch.linalg.solve_triangular(triangle, torch.eye(len(triangle)).to(triangle), upper=True)
-        return inverse.square().sum(1), float(2 * sizes.log().sum())
+        return _inverse_diagonal(self.triangle.T @ self.triangle)
 
     def restrict(self, free: Tensor, step: Tensor) -> Self:
         part = copy.copy(self)
