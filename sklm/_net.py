@@ -884,6 +884,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 run.verdict, run.reason = "Interrupted", ""
                 self._finish(restore=True)
                 raise
+            if "train_loss" not in self.history[-1]:  # within an epoch
+                self.on_epoch_end(self)
             self._judge_epoch()
             run.verdict, run.reason = "Stopped by a callback", ""
         except BaseException as error:

@@ -542,3 +542,15 @@ def test_progress_bar(capsys):
     model = regressor(batch_size=8, max_epochs=3, callbacks=[bar]).fit(X, Y)
     assert np.isfinite(model.predict(X)).all()
     assert "/5 [" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("batch_size", [-1, 8])
+def test_a_callback_that_stops_within_the_first_epoch(batch_size):
+    class Stop(Callback):
+        def on_batch_end(self, net, **kwargs):
+            raise KeyboardInterrupt
+
+    model = regressor(batch_size=batch_size, callbacks=[Stop()]).fit(X, Y)
+    assert model.message_ == "Stopped by a callback after 1 epoch."
+    assert np.isfinite(model.predict(X)).all()
+    assert model.loss_ == model.history_[0, "batches", 0, "train_loss"]
