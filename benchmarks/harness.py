@@ -210,9 +210,9 @@ def plot_curves(path, curves, *, xlabel="seconds", ylabel, goal=None):
     if goal is not None:
         ax.axhline(goal, color="0.6", linestyle="--", label=f"goal: {goal:g}")
     ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.legend(fontsize="small")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize="small")
     path.parent.mkdir(exist_ok=True, parents=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
 
 
