@@ -34,21 +34,15 @@ bench-quick: bench-env
 
 bench-env: .venv-bench/.complete
 
-.venv-bench/.complete: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python -m pip install -q -c constraints.txt torch
-	.venv-bench/bin/python -m pip install -q -c constraints.txt -e ".[bench]"
-	touch $@
-
 docs: docs-env
 	.venv-docs/bin/python -m sphinx -W --keep-going -q docs docs/_build/html
 
 docs-env: .venv-docs/.complete
 
-.venv-docs/.complete: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/python -m pip install -q -c constraints.txt torch
-	.venv-docs/bin/python -m pip install -q -c constraints.txt -e ".[docs]"
+.venv-%/.complete: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install -q -c constraints.txt torch
+	.venv-$*/bin/python -m pip install -q -c constraints.txt -e ".[$*]"
 	touch $@
 
 clean:

@@ -18,7 +18,7 @@ from scipy.sparse import issparse
 from sklearn.utils.validation import check_array, check_consistent_length, column_or_1d, validate_data
 from torch import Tensor
 
-from sklm.engine.jacobian import Reader, count_samples, map_tensors, take, tensors
+from sklm.engine.jacobian import Reader, count_samples, map_tensors, spans, take, tensors
 
 MERGE_BYTES = 4 * 2**20
 KEPT_BYTES = 256 * 2**20  # of training rows kept for uncertainty
@@ -192,8 +192,7 @@ class Stored:
 
     def parts(self) -> Iterator[tuple[Any, Any]]:
         """Yield inputs and targets of `LOAD_ROWS` samples at a time."""
-        for start in range(0, self.n_samples, LOAD_ROWS):
-            yield self.read(slice(start, min(start + LOAD_ROWS, self.n_samples)))
+        yield from map(self.read, spans(self.n_samples, LOAD_ROWS))
 
 
 def stored(X: Any) -> Stored | None:

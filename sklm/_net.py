@@ -68,6 +68,7 @@ from sklm.engine.jacobian import (
     Reader,
     call_module,
     check_output,
+    chunks,
     element_names,
     flat_output,
     map_tensors,
@@ -435,7 +436,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             train, valid = (self._to_data(part) for part in self._early_stopping_split(X))
         if self._is_new:
             self._init_from_data(train)
-            if len(train) >= MANY_ROWS and self._has_second_strategy():
+            if len(train) >= MANY_ROWS and self._is_left_to_us():
                 self._start_on_some_rows(train)
             self._is_new = False
         elif self.early_stopping and valid is not None and self.history:  # a warm fit must not end worse than it began
@@ -832,7 +833,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         try:
             for restart in range(self.n_init):
                 run = self._train_once(data, seed, restart, best)
-                if (run.exhausted or run.verdict == "Stopped") and self._has_second_strategy():
+                if (run.exhausted or run.verdict == "Stopped") and self._is_left_to_us():
                     self._train_once(data, seed, restart, best, second=True)
                 if isinstance(self.module_, Curve):
                     break  # its starts were compared before the fit
@@ -862,7 +863,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 best.update(self.__dict__)
         return run
 
-    def _has_second_strategy(self) -> bool:
+    def _is_left_to_us(self) -> bool:
         """Return whether the fit is that of a curve with full batches, and damping and its length are left to us."""
         ours = self.damping == "nielsen" and not self.get_params_for("damping") and self.max_epochs >= DEFAULT_EPOCHS
         ours = ours and any(tolerance is not None for tolerance in (self.ftol, self.xtol, self.gtol))
@@ -1063,8 +1064,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         Inputs in float64 are computed in float64 also by a module fitted in float32.
         """
         if isinstance(x, Reader):
-            starts = range(0, len(x), PREDICT_ROWS)
-            return torch.cat([self.infer(x.read(slice(start, min(start + PREDICT_ROWS, len(x))))) for start in starts])
+            return torch.cat([self.infer(part) for _, part in chunks(x, PREDICT_ROWS)])
         module = self.module_
         if any(tensor.dtype == torch.float64 for tensor in tensors(x)) and self.dtype_ != torch.float64:
             module = copy.deepcopy(module).double()

@@ -344,7 +344,7 @@ class ModuleFunction:
                 return flat_output(record.outputs.detach(), count_samples(inputs))
         if seed is None:
             outputs: Tensor | None = None
-            for span, part in _chunks(inputs, FORWARD_ROWS):
+            for span, part in chunks(inputs, FORWARD_ROWS):
                 found = flat_output(self._call(vector, part), count_samples(part))
                 if len(found) == count_samples(inputs):
                     return found
@@ -357,7 +357,7 @@ class ModuleFunction:
         def one(sample: Any) -> Tensor:
             return self._one(vector, sample)
 
-        return torch.cat([self._over_samples(one, x, seed=seed + at.start) for at, x in _chunks(inputs, chunk)])
+        return torch.cat([self._over_samples(one, x, seed=seed + at.start) for at, x in chunks(inputs, chunk)])
 
     def rows(
         self,
@@ -394,7 +394,7 @@ class ModuleFunction:
                 "LayerNorm, BatchNorm or Embedding layers that do nothing else with them, without random numbers; pass "
                 "'auto'."
             )
-        for span, part in _chunks(inputs, chunk):
+        for span, part in chunks(inputs, chunk):
             own = of(span)
             block = None
             if fast is not None:
@@ -531,7 +531,7 @@ class ModuleFunction:
 
     def second_derivative(self, vector: Tensor, direction: Tensor, inputs: Any) -> Tensor:
         """Return the second derivative of the outputs along `direction` (n_params,), shape (n_samples, n_outputs)."""
-        parts = [self._second_derivative(vector, direction, x) for _, x in _chunks(inputs, FORWARD_ROWS)]
+        parts = [self._second_derivative(vector, direction, x) for _, x in chunks(inputs, FORWARD_ROWS)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _second_derivative(self, vector: Tensor, direction: Tensor, inputs: Any) -> Tensor:
@@ -547,7 +547,7 @@ class ModuleFunction:
             tangent: Tensor = torch.func.jvp(outputs, (point,), (direction,))[1]
             return tangent
 
-        with _quiet_forward_mode():
+        with quiet_forward_mode():
             curvature: Tensor = torch.func.jvp(slope, (vector,), (direction,))[1]
         return curvature
 
@@ -558,7 +558,7 @@ class ModuleFunction:
             return self.outputs(point, inputs)
 
         try:
-            with _quiet_forward_mode():
+            with quiet_forward_mode():
                 tangent: Tensor = torch.func.jvp(outputs, (vector,), (direction,))[1]
         except RuntimeError as error:
             if is_out_of_memory(error):
@@ -572,7 +572,7 @@ class ModuleFunction:
     def pullback(self, vector: Tensor, cotangent: Tensor, inputs: Any) -> Tensor:
         """Return the sum of J_i' cotangent_i, shape (n_params,), for `cotangent` (n_samples, n_outputs)."""
         total = torch.zeros_like(vector)
-        for span, part in _chunks(inputs, FORWARD_ROWS):
+        for span, part in chunks(inputs, FORWARD_ROWS):
             total += torch.func.vjp(lambda point, x=part: self.outputs(point, x), vector)[1](cotangent[span])[0]
         return total
 
@@ -625,7 +625,7 @@ class ModuleFunction:
 
 
 @contextmanager
-def _quiet_forward_mode() -> Iterator[None]:
+def quiet_forward_mode() -> Iterator[None]:
     """Hide what torch warns of itself when forward mode is first used."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
@@ -641,12 +641,17 @@ def element_names(parameters: Iterable[tuple[str, Tensor]]) -> list[str]:
     ]
 
 
-def _chunks(inputs: Any, chunk: int) -> Iterator[tuple[slice, Any]]:
+def spans(n_samples: int, size: int) -> Iterator[slice]:
+    """Yield slices of at most `size` samples that cover all."""
+    for start in range(0, n_samples, size):
+        yield slice(start, min(start + size, n_samples))
+
+
+def chunks(inputs: Any, chunk: int) -> Iterator[tuple[slice, Any]]:
     """Yield slices of at most `chunk` samples and the inputs there: themselves where they are one chunk of tensors."""
     n_samples = count_samples(inputs)
     if n_samples <= chunk and not isinstance(inputs, Reader):
         yield slice(0, n_samples), inputs
         return
-    for start in range(0, n_samples, chunk):
-        span = slice(start, min(start + chunk, n_samples))
+    for span in spans(n_samples, chunk):
         yield span, take(inputs, span)

@@ -6,12 +6,13 @@ for each start: enough to tell which start leads to the best minimum. The digits
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from sklm.engine.bounds import held
+from sklm.engine.jacobian import quiet_forward_mode
 from sklm.engine.losses import Loss
 
 STEPS = 50
@@ -67,8 +68,7 @@ def best_of(
         bend = factor.square().sum((1, 2)).reshape(outputs.shape) * weights
         return (slope[:, None] @ jacobian)[:, 0], (jacobian.mT * bend[:, None]) @ jacobian
 
-    with warnings.catch_warnings():  # torch's own, when forward mode is first used
-        warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
+    with quiet_forward_mode():
         points, alive = _refine(evaluate, quadratic, starts.clamp(lower, upper), lower, upper)
     losses = torch.where(alive, evaluate(points)[1], torch.inf)
     if not bool(torch.isfinite(losses).any()):
@@ -96,10 +96,9 @@ def _refine(
             break
         gradient = torch.where(alive[:, None], gradients, 0.0)
         curvature = torch.where(alive[:, None, None], curvatures, 0.0)
-        held = ((points <= lower) & (gradient > 0)) | ((points >= upper) & (gradient < 0))
         scales = torch.maximum(scales, curvature.diagonal(dim1=1, dim2=2).sqrt())
         scale = torch.where(scales > 0, scales, 1.0)
-        free = (~held).to(points) / scale
+        free = (~held(points, gradient, lower, upper)).to(points) / scale
         scaled = curvature * free[:, :, None] * free[:, None, :]
         slope = gradient * free
         damped = scaled + damping[:, None, None] * torch.eye(points.shape[1]).to(points)

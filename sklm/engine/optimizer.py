@@ -61,6 +61,7 @@ from sklm.engine.jacobian import (
     rng_state,
     samples_per_chunk,
     samples_per_random_chunk,
+    spans,
     steady_batchnorm,
     take,
 )
@@ -585,12 +586,11 @@ class LevenbergMarquardt(torch.optim.Optimizer):
                 "`solver='cg'` needs a module that draws no random numbers, as dropout does; pass another solver."
             )
         function, n_samples = self.function, len(point.outputs)
-        spans = [slice(start, min(start + CG_ROWS, n_samples)) for start in range(0, n_samples, CG_ROWS)]
 
         def pulled(of: Callable[[Any, Tensor, Tensor], Tensor]) -> Tensor:
             """Return the sum over the spans of J' of what `of` makes of inputs, residual and factor."""
             total = torch.zeros_like(point.theta)
-            for span in spans:
+            for span in spans(n_samples, CG_ROWS):
                 inputs = take(batch.inputs, span)
                 total += function.pullback(point.theta, of(inputs, *linearize(span)), inputs)
             return total if indices is None else total[indices]
@@ -609,7 +609,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         self._first_gradient = self._first_gradient or size
         forcing = min(0.1, math.sqrt(size / self._first_gradient)) if size else 0.1
         generator = torch.Generator().manual_seed((self.seed + self.n_steps) % 2**62)
-        square = sum(float(linearize(span)[0].square().sum()) for span in spans)
+        square = sum(float(linearize(span)[0].square().sum()) for span in spans(n_samples, CG_ROWS))
         return ConjugateGradients(product, gradient, square, penalty, theta, forcing=forcing, generator=generator)
 
     def _search(
