@@ -285,6 +285,7 @@ class ModuleFunction:
         self.scalars = ScalarJacobian(list(self.parameters)) if all_scalar else None
         self.layerwise: LayerwiseJacobian | None = None
         self._kept: tuple[Tensor, Any, Any] | None = None
+        self._last: tuple[Tensor, Any, Tensor] | None = None  # where scalar rows were computed last, in one chunk
         self._whole = 0  # samples that fit in one chunk, as far as is known
         if jacobian == "functional":
             return
@@ -294,7 +295,7 @@ class ModuleFunction:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": None}
+        return {**self.__dict__, "_kept": None, "_last": None}
 
     @property
     def device(self) -> torch.device:
@@ -465,12 +466,12 @@ class ModuleFunction:
         kept = self._kept
         if kept is None or kept[0] is not vector or kept[1] is not inputs:
             return record(vector, inputs)
-        self.forget()  # its graph is used up
+        self._kept = None  # its graph is used up
         return kept[2]
 
     def forget(self) -> None:
-        """Drop what `outputs` has kept."""
-        self._kept = None
+        """Drop what `outputs` and `rows` have kept."""
+        self._kept = self._last = None
 
     def _try_scalars(self, scalars: ScalarJacobian, vector: Tensor, inputs: Any, factor: Factor, chunk: int) -> None:
         """See whether rows from copies of scalar parameters are those of samples alone."""
@@ -498,7 +499,11 @@ class ModuleFunction:
     def _scalar_rows(self, vector: Tensor, inputs: Any, factor: Tensor) -> Any:
         scalars: Any = self.scalars
         copies = self._kept_or(self._scalar_record, vector, inputs)
-        return None if copies is None else factor * scalars.rows(copies)[:, None, :]
+        if copies is None:
+            return None
+        jacobian = scalars.rows(copies)
+        self._last = (vector, inputs, jacobian) if self._whole else None
+        return factor * jacobian[:, None, :]
 
     def _functional_rows(
         self, vector: Tensor, indices: Tensor | None, inputs: Any, factor: Tensor, seed: int | None
@@ -571,6 +576,9 @@ class ModuleFunction:
 
     def pullback(self, vector: Tensor, cotangent: Tensor, inputs: Any) -> Tensor:
         """Return the sum of J_i' cotangent_i, shape (n_params,), for `cotangent` (n_samples, n_outputs)."""
+        last = self._last
+        if last is not None and last[0] is vector and last[1] is inputs:
+            return last[2].T @ cotangent[:, 0]
         total = torch.zeros_like(vector)
         for span, part in chunks(inputs, FORWARD_ROWS):
             total += torch.func.vjp(lambda point, x=part: self.outputs(point, x), vector)[1](cotangent[span])[0]
