@@ -284,9 +284,10 @@ class ModuleFunction:
         all_scalar = all(p.ndim == 0 for p in self.parameters.values()) and jacobian != "functional"
         self.scalars = ScalarJacobian(list(self.parameters)) if all_scalar else None
         self.layerwise: LayerwiseJacobian | None = None
-        self._kept: tuple[Tensor, Any, Any] | None = None
-        self._last: tuple[Tensor, Any, Tensor] | None = None  # where scalar rows were computed last, in one chunk
-        self._whole = 0  # samples that fit in one chunk, as far as is known
+        # parameters and inputs of the last `outputs`, and the records of its chunks by their first sample
+        self._kept: tuple[Tensor, Any, int, dict[int, Any]] | None = None
+        self._last: tuple[Tensor, Any, Tensor] | None = None  # where scalar rows were computed last
+        self._chunk = self._kept_samples = 0  # samples of which `outputs` may keep the records: of one, and in all
         if jacobian == "functional":
             return
         starts = [0, *itertools.accumulate(self.sizes.values())]
@@ -336,13 +337,13 @@ class ModuleFunction:
         """Return the outputs at `vector`, of shape (n_samples, n_outputs).
 
         With a `seed`, random numbers are those that `rows` draws for the same seed and `chunk` (samples at once). With
-        `keep`, the forward pass serves the next call of `rows` for the same vector and inputs too, until `forget`.
+        `keep`, the forward pass serves the next call of `rows` for the same vector and inputs too, until `forget`, if
+        its graph is not larger than `CHUNK_BYTES`.
         """
-        if keep and seed is None and count_samples(inputs) <= self._whole:
-            record = self._record(vector, inputs)
-            if record is not None:
-                self._kept = vector, inputs, record
-                return flat_output(record.outputs.detach(), count_samples(inputs))
+        if keep and seed is None and count_samples(inputs) <= self._kept_samples:
+            recorded = self._recorded(vector, inputs)
+            if recorded is not None:
+                return recorded
         if seed is None:
             outputs: Tensor | None = None
             for span, part in chunks(inputs, FORWARD_ROWS):
@@ -359,6 +360,18 @@ class ModuleFunction:
             return self._one(vector, sample)
 
         return torch.cat([self._over_samples(one, x, seed=seed + at.start) for at, x in chunks(inputs, chunk)])
+
+    def _recorded(self, vector: Tensor, inputs: Any) -> Tensor | None:
+        """Return the outputs and keep the records of all chunks; None where there are none."""
+        records, outputs = {}, []
+        for span, part in chunks(inputs, self._chunk):
+            record = self._record(vector, part)
+            if record is None:
+                return None
+            records[span.start] = record
+            outputs.append(flat_output(record.outputs.detach(), count_samples(part)))
+        self._kept = vector, inputs, self._chunk, records
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def rows(
         self,
@@ -395,12 +408,17 @@ class ModuleFunction:
                 "LayerNorm, BatchNorm or Embedding layers that do nothing else with them, without random numbers; pass "
                 "'auto'."
             )
+        kept, self._kept = self._kept, None  # a graph is used up by its rows
+        records = kept[3] if kept is not None and kept[0] is vector and kept[1] is inputs and kept[2] == chunk else {}
         for span, part in chunks(inputs, chunk):
             own = of(span)
-            block = None
+            record = block = None
             if fast is not None:
-                self._whole = chunk if part is inputs else 0
-                block = fast(vector, part, own)
+                record = records.pop(span.start, None) or self._record(vector, part)
+            if fast is not None and record is not None:
+                if not isinstance(inputs, Reader):
+                    self._chunk, self._kept_samples = chunk, CHUNK_BYTES * len(own) // max(1, record.n_bytes)
+                block = fast(vector, part, record, own)
             if block is None:  # the module takes another way for these samples
                 yield self._functional_rows(vector, indices, part, own, None if seed is None else seed + span.start)
             else:
@@ -408,7 +426,7 @@ class ModuleFunction:
 
     def _fast_rows(
         self, vector: Tensor, inputs: Any, factor: Factor, chunk: int
-    ) -> Callable[[Tensor, Any, Tensor], Tensor | None] | None:
+    ) -> Callable[[Tensor, Any, Any, Tensor], Tensor | None] | None:
         """Return the faster way to rows that this module allows, if one does; see on the first use."""
         scalars, layerwise = self.scalars, self.layerwise
         if scalars is not None and scalars.works is None:
@@ -436,15 +454,15 @@ class ModuleFunction:
         part, own = take(inputs, whole), factor(whole)
         few = slice(0, CHECKED_ROWS)
         expected = self._functional_rows(vector, None, take(part, few), own[few], None)
-        found = self._layerwise_rows(vector, part, own)
+        found = layerwise.rows(self._layerwise_record(vector, part), own)
         tolerance = torch.finfo(vector.dtype).eps ** 0.5
         layerwise.works = found is not None and torch.allclose(
             found[few], expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()), equal_nan=True
         )
 
-    def _layerwise_rows(self, vector: Tensor, inputs: Any, factor: Tensor) -> Any:
+    def _layerwise_rows(self, vector: Tensor, inputs: Any, record: Any, factor: Tensor) -> Any:
         layerwise: Any = self.layerwise
-        return layerwise.rows(self._kept_or(self._layerwise_record, vector, inputs), factor)
+        return layerwise.rows(record, factor)
 
     def _layerwise_record(self, vector: Tensor, inputs: Any) -> Any:
         leaf = vector.detach().requires_grad_()
@@ -460,14 +478,6 @@ class ModuleFunction:
         if self.scalars is not None and self.scalars.works:
             return self._scalar_record(vector, inputs)
         return self._layerwise_record(vector, inputs)
-
-    def _kept_or(self, record: Callable[[Tensor, Any], Any], vector: Tensor, inputs: Any) -> Any:
-        """Return the forward pass that `outputs` has kept for these, or a new one."""
-        kept = self._kept
-        if kept is None or kept[0] is not vector or kept[1] is not inputs:
-            return record(vector, inputs)
-        self._kept = None  # its graph is used up
-        return kept[2]
 
     def forget(self) -> None:
         """Drop what `outputs` and `rows` have kept."""
@@ -496,13 +506,10 @@ class ModuleFunction:
                     rows.append(torch.zeros_like(vector))
         return torch.stack(rows)
 
-    def _scalar_rows(self, vector: Tensor, inputs: Any, factor: Tensor) -> Any:
+    def _scalar_rows(self, vector: Tensor, inputs: Any, copies: Any, factor: Tensor) -> Any:
         scalars: Any = self.scalars
-        copies = self._kept_or(self._scalar_record, vector, inputs)
-        if copies is None:
-            return None
         jacobian = scalars.rows(copies)
-        self._last = (vector, inputs, jacobian) if self._whole else None
+        self._last = vector, inputs, jacobian
         return factor * jacobian[:, None, :]
 
     def _functional_rows(

@@ -109,6 +109,11 @@ class Record:
     outputs: Tensor
     seen: list[tuple[str, Tensor, Tensor]]
 
+    @property
+    def n_bytes(self) -> int:
+        """What its tensors take, at most."""
+        return sum(tensor.nbytes for _, a, z in self.seen for tensor in (a, z) if isinstance(tensor, Tensor))
+
 
 class LayerwiseJacobian:
     """Rows of a module by layers; make it with `for_module`.

@@ -26,6 +26,11 @@ class Copies:
     leaf: Tensor
     outputs: Tensor
 
+    @property
+    def n_bytes(self) -> int:
+        """What they and the graph take, about: a function has a few intermediate results per parameter."""
+        return 4 * self.leaf.nbytes
+
 
 class ScalarJacobian:
     """Derivatives of an element-wise module by copies of its scalar parameters.
