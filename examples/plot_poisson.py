@@ -77,7 +77,7 @@ scores["folds above 'formula, Poisson'"] = deviances.gt(deviances["formula, Pois
 print(f"\non held-out counties, of {len(deviances)} folds\n{scores.to_string(float_format='{:.3f}'.format)}")
 
 # %%
-# Left: both curves and the sandwich band of the first, as cases per 10 000 people. Right: 95 % intervals of the exponent.
+# Left: both curves and the sandwich band of the first, per 10 000 people. Right: 95 % intervals of the exponent.
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained", width_ratios=(3, 2))
 grid = pd.DataFrame({"population": np.geomspace(X["population"].min(), X["population"].max(), 200)})
 per_10_000 = 10_000 / grid["population"]

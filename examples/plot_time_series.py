@@ -55,9 +55,7 @@ for name, models in MODELS.items():
     for n_lags in range(2, MOST_LAGS + 1):
         columns = lags.columns[:n_lags]
         for model in models:
-            scores = cross_val_score(
-                model, X_train[columns], y_train, cv=folds, scoring="neg_root_mean_squared_error"
-            )
+            scores = cross_val_score(model, X_train[columns], y_train, cv=folds, scoring="neg_root_mean_squared_error")
             predicted = model.fit(X_train[columns], y_train).predict(X_test[columns])
             rows.append([name, n_lags, -scores.mean(), root_mean_squared_error(y_test, predicted)])
 errors = pd.DataFrame(rows, columns=["model", "lags", "cross-validated", "held out"])
@@ -65,7 +63,9 @@ mean = errors.groupby(["lags", "model"]).mean().unstack()
 print(f"root mean square error, mean over the starts\n{mean.to_string(float_format='{:.1f}'.format)}")
 
 persistence = root_mean_squared_error(y_test, numbers.shift(1)[y_test.index])
-print(f"\npersistence, held out: {persistence:.1f}")
+print(f"\nyears of a rising number: {np.mean(numbers.diff() > 0):.0%}, falling: {np.mean(numbers.diff() < 0):.0%}")
+print(f"highest before {HELD_OUT}: {y_train.max():.0f}, from then on: {y_test.max():.0f}")
+print(f"persistence, held out: {persistence:.1f}")
 chosen = mean["cross-validated"].idxmin()
 for name in MODELS:
     print(f"{name}: {chosen[name]} lags by cross-validation, held out {mean.loc[chosen[name], ('held out', name)]:.1f}")
@@ -114,5 +114,5 @@ plt.show()
 # Take away: with few lags the network predicts better than the linear autoregression, as the rise of a cycle is steeper
 # than its fall, which no linear model knows. Its free run keeps cycling, where the linear one fades to the mean. But
 # compare before you rely on it: a linear autoregression that sees nearly a whole cycle gets the lower error one year
-# ahead on these held-out years, whose cycles are higher than most in the training years, and both are much better than
+# ahead on these held-out years, whose cycles are higher than those of the training years, and both are much better than
 # persistence.
