@@ -126,6 +126,5 @@ plt.show()
 
 # %%
 # Take away: count before you trust a band, and count in parts, as an average hides them. With weights that follow the
-# noise, the bands come much nearer to what they claim where they were worst; far from the block they are now a little
-# narrow, as the scatter there falls less than the weights say. Few measurements are where profile
-# intervals are worth their time.
+# noise, the bands come much nearer to what they claim where they were worst; at the largest distances they are now a
+# little narrow. Few measurements are where profile intervals are worth their time.
