@@ -137,23 +137,29 @@ class Batches:
     Parameters
     ----------
     data : TensorData
-    batch_size : int
-        Samples per batch; -1 for all. The last batch may be smaller.
+    size : int or callable returning int
+        Samples per batch, asked for at every pass; -1 for all. The last batch may be smaller.
     epoch_seed : callable returning int, default=None
         Called once per pass for the seed of its order; None keeps the order.
     """
 
-    def __init__(self, data: TensorData, batch_size: int, epoch_seed: Callable[[], int] | None = None) -> None:
-        self.data = data
-        self.batch_size = len(data) if batch_size == -1 else min(batch_size, len(data))
-        self.epoch_seed = epoch_seed
+    def __init__(
+        self, data: TensorData, size: int | Callable[[], int], epoch_seed: Callable[[], int] | None = None
+    ) -> None:
+        self.data, self.size, self.epoch_seed = data, size, epoch_seed
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per batch of the next pass."""
+        size = self.size() if callable(self.size) else self.size
+        return len(self.data) if size == -1 else min(size, len(self.data))
 
     def __len__(self) -> int:
         return -(-len(self.data) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        n_samples = len(self.data)
-        if self.batch_size == n_samples:
+        n_samples, size = len(self.data), self.batch_size
+        if size == n_samples:
             data = self.data
             yield Batch(data.X, data.y, data.targets, data.weights)
             return
@@ -161,19 +167,15 @@ class Batches:
         if self.epoch_seed is not None:
             generator = torch.Generator().manual_seed(self.epoch_seed())
             order = torch.randperm(n_samples, generator=generator).numpy()
-        batch = first = self._take(0, order)
-        for start in range(self.batch_size, n_samples, self.batch_size):
-            following = self._take(start, order)
+        parts = (self.data.take(span if order is None else order[span]) for span in spans(n_samples, size))
+        batch = first = next(parts)
+        for following in parts:
             batch.following = following
             yield batch
             batch.following, batch = None, following  # no chain that keeps an epoch alive
         batch.following = first
         yield batch
         batch.following = None
-
-    def _take(self, start: int, order: np.ndarray | None) -> Batch:
-        span = slice(start, start + self.batch_size)
-        return self.data.take(span if order is None else order[span])
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,10 @@ EVIDENCE = ("alpha", "n_effective", "log_evidence")
 EVIDENCE_NOISE = 10.0  # of the log evidence of a network: its curvature is an approximation
 MANY_ROWS, SOME_ROWS = 2**18, 2**15  # a curve with many rows starts from a fit to some of them
 INIT_ROWS = 2**16  # of those read batch by batch: enough for the scales of a new module
+# Mini-batches: an epoch in which the loss falls by less than a share makes them larger by a factor, up to all rows.
+LEAST_FALL, GROWTH, ALL = 0.01, 4, 2**62
+# batch_size="auto": rows of the first batches, at least and per parameter, and how many of them the data must fill
+LEAST_BATCH, ROWS_PER_PARAM, FEWEST_BATCHES = 1000, 5, 4
 RESTART_SEED = 2**31  # far from the seeds that follow one another within a run
 
 
@@ -285,22 +289,22 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         """Check the parameters that the engine does not check itself; the first step of every fit."""
         check_integer("max_epochs", self.max_epochs, minimum=1)
         check_integer("n_init", self.n_init, minimum=1)
-        if check_alpha(self._alpha()) and self.batch_size != -1:
+        if check_alpha(self._alpha()) and not self._on_all_rows:
             raise ValueError(
                 f"`alpha='bayes'` needs all data in every step; got batch_size={self.batch_size!r}. Pass batch_size=-1 "
-                "or a number for alpha."
+                "or 'auto', or a number for alpha."
             )
         if self.n_init > 1 and isinstance(self.module, nn.Module):
             raise ValueError(
                 f"`n_init` must be 1 for a module instance, which has one start; got {self.n_init}. Pass its class or "
                 "a factory function."
             )
-        if self.batch_size != -1:
+        if self.batch_size not in (-1, "auto"):
             try:
                 check_integer("batch_size", self.batch_size, minimum=1)
             except ValueError:
                 raise ValueError(
-                    f"`batch_size` must be an integer >= 1, or -1 for all samples; got {self.batch_size!r}."
+                    f"`batch_size` must be an integer >= 1, -1 for all samples or 'auto'; got {self.batch_size!r}."
                 ) from None
         resolve_device(self.device)
         dtype_name(self.dtype)
@@ -357,7 +361,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         if weights is not None and not weights.all():
             data = data.subset(np.flatnonzero(weights))  # weight 0 is a row that is not there
         sees_rows = self.early_stopping or self.train_split or isinstance(self.callbacks, list)
-        if self.batch_size == -1 and not sees_rows and self._init_takes_weights():
+        if self._on_all_rows and not sees_rows and self._init_takes_weights():
             data = merge_repeated_rows(data, self.dtype_)
         return data
 
@@ -467,7 +471,29 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         """Return the batches of one epoch: shuffled in training, a single one for validation."""
         if not training:
             return Batches(dataset, -1)
-        return Batches(dataset, self.batch_size, lambda: (self.optimizer_.seed + len(self.history)) % 2**62)
+        return Batches(
+            dataset,
+            lambda: self._batch_size(len(dataset)),
+            lambda: (self.optimizer_.seed + len(self.history)) % 2**62,
+        )
+
+    @property
+    def _on_all_rows(self) -> bool:
+        """Whether every step is on all rows, as far as the settings tell."""
+        return self.batch_size == -1 or (
+            self.batch_size == "auto" and (is_curve(self.module) or bool(check_alpha(self._alpha())))
+        )
+
+    def _batch_size(self, n_rows: int) -> int:
+        """Return the size of the batches of this epoch; -1 for all rows."""
+        size = self.batch_size
+        if size == "auto":
+            n_params = sum(parameter.numel() for parameter in self.module_.parameters() if parameter.requires_grad)
+            size = max(LEAST_BATCH, ROWS_PER_PARAM * n_params // self._n_module_outputs())
+            if self._on_all_rows or n_rows < FEWEST_BATCHES * size:
+                return -1
+        growth = self.history[-2].get("growth", 1) if len(self.history) > 1 else 1
+        return -1 if growth > 1 and 2 * size * growth > n_rows else int(size * growth)  # no half a batch at the end
 
     # ------------------------------------------------------------------ components
 
@@ -688,7 +714,12 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             alpha: float | str = self.alpha
             return alpha
         module = self.module if isinstance(self.module, type) else type(self.module)
-        if not issubclass(module, MLP) or self.batch_size != -1 or self.selection is not None or self.solver == "cg":
+        if (
+            not issubclass(module, MLP)
+            or self.batch_size not in (-1, "auto")
+            or self.selection is not None
+            or self.solver == "cg"
+        ):
             return 0.0
         built = self.__dict__.get("module_")
         n_params = 0 if built is None else sum(p.numel() for p in built.parameters())
@@ -715,7 +746,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             xtol=self.xtol,
             gtol=self.gtol,
             bounds=getattr(self.module_, "parameter_bounds", None),
-            acceleration=self.batch_size == -1 and (second or "auto"),
+            acceleration=self._on_all_rows and (second or "auto"),
             seed=seed,
         )
 
@@ -821,7 +852,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         if run.verdict == "Stopped":
             warnings.warn(self.message_, ConvergenceWarning, stacklevel=3)
         elif run.exhausted and warn:
-            self._warn_not_converged()
+            self._warn_not_converged(on_all=run.on_all)
 
     def _train_from_starts(self, data: Data) -> None:
         """Fit from `n_init` starts and keep the best fit; a curve gets a second run where the first has not converged.
@@ -867,7 +898,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         """Return whether the fit is that of a curve with full batches, and damping and its length are left to us."""
         ours = self.damping == "nielsen" and not self.get_params_for("damping") and self.max_epochs >= DEFAULT_EPOCHS
         ours = ours and any(tolerance is not None for tolerance in (self.ftol, self.xtol, self.gtol))
-        return ours and self.batch_size == -1 and self.selection is None and self.optimizer_.is_curve
+        return ours and self._on_all_rows and self.selection is None and self.optimizer_.is_curve
 
     def _train(self, data: Data, max_epochs: int) -> None:
         run = self._run
@@ -915,7 +946,12 @@ class LMNet(skorch.NeuralNet, abc.ABC):
     def on_epoch_begin(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
         """Open a new epoch in the history."""
         super().on_epoch_begin(net, dataset_train=dataset_train, dataset_valid=dataset_valid, **kwargs)
-        n_batches = len(self.get_iterator(dataset_train, training=True))
+        batches = self.get_iterator(dataset_train, training=True)
+        n_batches = len(batches)
+        if not self._on_all_rows:
+            self.history.record("batch_size", batches.batch_size)
+            self.history.record("growth", self.history[-2].get("growth", 1) if len(self.history) > 1 else 1)
+        self._run.on_all = n_batches == 1
         self._run.steps_needed = max(n_batches, self.optimizer_.steps_per_sweep)
         self._run.train = dataset_train
 
@@ -926,12 +962,11 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         self.history.record("attempts", sum(step["attempts"] for step in steps))
         for name in ("gain_ratio", *(EVIDENCE if self.optimizer_.bayes else ())):
             self.history.record(name, steps[-1][name])
-        for name in ("train", "valid"):  # also with callbacks="disable", where skorch does not average
-            rows = [row for row in self.history[-1, "batches"] if f"{name}_loss" in row]
-            if rows:
-                sizes = [row[f"{name}_batch_size"] for row in rows]
-                mean = float(np.average([row[f"{name}_loss"] for row in rows], weights=sizes))
-                self.history.record(f"{name}_loss", mean)
+        for name, part in (("train_loss", "train"), ("valid_loss", "valid"), ("initial_loss", "train")):
+            rows = [row for row in self.history[-1, "batches"] if name in row]
+            if rows:  # also with callbacks="disable", where skorch does not average
+                sizes = [row[f"{part}_batch_size"] for row in rows]
+                self.history.record(name, float(np.average([row[name] for row in rows], weights=sizes)))
 
     def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
         """Make one Levenberg-Marquardt step on a batch.
@@ -955,7 +990,10 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         run.n_steps += 1
         run.settled = 0 if result.status == "running" else run.settled + 1
         run.status, run.reason = result.status, result.message
-        for name in ("damping", "attempts", "gain_ratio", *(EVIDENCE if self.optimizer_.bayes else ())):
+        names = ["damping", "attempts", "gain_ratio", *(EVIDENCE if self.optimizer_.bayes else ())]
+        if not self._on_all_rows:
+            names.append("initial_loss")
+        for name in names:
             self.history.record_batch(name, getattr(result, name))
         return {"loss": torch.tensor(result.loss, dtype=torch.float64), "y_pred": result.outputs}
 
@@ -987,7 +1025,9 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             any_epoch = self.early_stopping or self._by_evidence or run.steps_needed > 1
             run.keep(score, row["epoch"], self.module_ if any_epoch else None)
         waited = row["epoch"] - (run.best_epoch or row["epoch"] - run.n_epochs)
-        if run.settled >= run.steps_needed:
+        if not run.on_all:
+            self._judge_batches()
+        elif run.settled >= run.steps_needed:
             run.verdict = "Converged" if run.status == "converged" else "Stopped"
         elif self.early_stopping and waited >= self.n_iter_no_change:
             run.verdict = "Stopped early"
@@ -995,6 +1035,22 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         elif self._by_evidence and run.best_epoch and waited >= self.n_iter_no_change:
             run.verdict = "Converged"
             run.reason = f"the log evidence has fallen from {-run.least_score:.6g} for {waited} epochs"
+
+    def _judge_batches(self) -> None:
+        """Let the batches grow where they have nothing more to say: the loss before each step has stopped to fall."""
+        run, rows = self._run, self.history[-2:]
+        sizes = {row.get("batch_size") for row in rows}
+        stalls = (
+            len(rows) == 2 and len(sizes) == 1 and rows[1]["initial_loss"] > (1 - LEAST_FALL) * rows[0]["initial_loss"]
+        )
+        settled = run.settled >= run.steps_needed
+        if not stalls and not settled:
+            return
+        growth = rows[-1]["growth"] * GROWTH
+        self.history.record("growth", ALL if settled else growth)
+        run.settled = 0
+        if not self.early_stopping:
+            run.best_score = math.inf  # losses after a step on a batch of another size do not compare
 
     @property
     def _by_evidence(self) -> bool:
@@ -1034,11 +1090,11 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             reason = f"{reason}; float32 limits the parameters to 7 digits or fewer".removeprefix("; ")
         self.message_ = f"{run.verdict} after {self.n_iter_} {epochs}{': ' if reason else ''}{reason}."
 
-    def _warn_not_converged(self) -> None:
+    def _warn_not_converged(self, *, on_all: bool) -> None:
         advice = (
             "Raise max_epochs, or loosen ftol."
-            if self.batch_size == -1
-            else "Raise max_epochs or batch_size, lower lr, or set early_stopping=True."
+            if on_all
+            else "Raise max_epochs or batch_size, or set early_stopping=True."
         )
         if self.optimizer_.is_curve:
             advice = "The curve may not suit the data; give initial values or bounds, or raise max_epochs."
@@ -1170,10 +1226,11 @@ class _Run:
     second: bool = False  # whether this is the second strategy
     score: float = math.inf  # what runs are compared by
     train: TensorData | None = None  # the rows used for training
+    on_all: bool = True  # whether the steps of this epoch are on all rows
 
     def keep(self, score: float, epoch: int, module: nn.Module | None) -> None:
-        """Note the best epoch so far, with a copy of the parameters of `module`."""
-        self.best_score, self.best_epoch = score, epoch
+        """Note the best epoch so far, with a copy of the parameters of `module`; None where later ones are better."""
+        self.best_score, self.best_epoch, self.best_state = score, epoch, None
         if module is not None:
             self.best_state = {name: value.detach().clone() for name, value in module.state_dict().items()}
 

@@ -77,7 +77,7 @@ class Uncertainty(LMNet):
     def _triangle(self, module: Any, total: float) -> torch.Tensor | None:
         """Return R of the rows sqrt(w_i) J_i where the last step has left it for the parameters of the module."""
         left = self.optimizer_.triangle
-        if left is None or left[1].dtype != torch.float64 or self.batch_size != -1:
+        if left is None or left[1].dtype != torch.float64 or not self._on_all_rows:
             return None
         theta, triangle = left
         now = torch.cat([p.detach().reshape(-1) for p in module.parameters() if p.requires_grad])

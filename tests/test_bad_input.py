@@ -110,7 +110,7 @@ WRONG_VALUES = [
     ("max_epochs", 0, r"`max_epochs` must be an integer >= 1; got 0\."),
     ("max_epochs", 10.0, r"`max_epochs` must be an integer >= 1; got 10\.0"),
     ("max_epochs", True, r"`max_epochs` must be an integer >= 1; got True"),
-    ("batch_size", 0, r"`batch_size` must be an integer >= 1, or -1 for all samples; got 0\."),
+    ("batch_size", 0, r"`batch_size` must be an integer >= 1, -1 for all samples or .auto.; got 0\."),
     ("batch_size", -2, r"`batch_size` must be .*got -2"),
     ("batch_size", "all", r"`batch_size` must be .*got 'all'"),
     ("ftol", -1e-8, r"`ftol` must be a finite number >= 0; got -1e-08"),

@@ -1252,3 +1252,61 @@ def test_scores_that_are_no_probabilities():
     assert set(model.predict(X)) <= {0, 1, 2}
     with pytest.raises(ValueError, match="gives no probabilities"):
         model.predict_proba(X)
+
+
+def noisy_rows(n_rows=3000):
+    rng = np.random.default_rng(5)
+    X = rng.uniform(-1, 1, (n_rows, 1))
+    return X, np.sin(4 * X[:, 0]) + 0.3 * rng.standard_normal(n_rows)
+
+
+@pytest.mark.parametrize("batch_size", [100, 500])
+def test_mini_batches_end_at_the_optimum_of_all_rows(batch_size):
+    X, y = noisy_rows()
+    ends = []
+    for size in (-1, batch_size):
+        model = LMRegressor(torch.nn.Linear(1, 1), batch_size=size, random_state=0, max_epochs=60).fit(X, y)
+        assert model.converged_
+        ends.append(np.mean((model.predict(X) - y) ** 2))
+    assert ends[1] == pytest.approx(ends[0], rel=1e-10)
+    sizes = model.history_[:, "batch_size"]
+    assert sizes[0] == batch_size
+    assert sizes[-1] == 3000
+    assert sizes == sorted(sizes)
+
+
+def test_mini_batches_of_a_network_come_within_a_percent_of_the_optimum():
+    X, y = noisy_rows()
+    settings = {"alpha": 0, "max_epochs": 60, "random_state": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        ends = [np.mean((LMRegressor(batch_size=s, **settings).fit(X, y).predict(X) - y) ** 2) for s in (-1, 100)]
+    assert ends[1] < 1.01 * ends[0]
+
+
+def test_batches_do_not_grow_while_the_loss_falls():
+    X = np.random.default_rng(0).uniform(-1, 1, (2000, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = LMRegressor(batch_size=200, alpha=0, max_epochs=20, random_state=0).fit(X, np.sinc(4 * X[:, 0]))
+    rows = model.history_
+    for before, row, after in zip(rows, rows[1:], rows[2:], strict=False):
+        if row["batch_size"] == 2000 or before["batch_size"] != row["batch_size"]:
+            continue
+        stalls = row["initial_loss"] > 0.99 * before["initial_loss"]
+        assert (after["batch_size"] > row["batch_size"]) == stalls
+    assert len(set(model.history_[:, "batch_size"])) > 1
+
+
+@pytest.mark.parametrize(
+    ("module", "n_rows", "expected"),
+    [(Network, 3000, 3000), (Network, 5000, 1000), ("a * x0 + b * x1", 5000, -1), (None, 5000, -1)],
+    ids=["few rows", "many rows", "curve", "default network"],
+)
+def test_automatic_batch_size(module, n_rows, expected):
+    X = np.random.default_rng(0).standard_normal((n_rows, 2))
+    chosen = {} if module is None else {"module": module}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = LMRegressor(batch_size="auto", max_epochs=1, random_state=0, **chosen).fit(X, X @ [1.0, 2.0])
+    assert model.history_[0].get("batch_size", -1) == expected
