@@ -59,6 +59,7 @@ from sklm._device import (
     resolve_device,
     resolve_dtype,
 )
+from sklm._progress import Progress, table
 from sklm.curves import Curve, curve, is_curve
 from sklm.engine import LevenbergMarquardt
 from sklm.engine._checks import check_integer, check_keywords, check_real, did_you_mean
@@ -121,11 +122,14 @@ class Data(TensorData, skorch.dataset.Dataset):
 
 
 class PrintLog(skorch.callbacks.PrintLog):
-    """skorch's table of epochs, which is not even made where nothing is printed."""
+    """skorch's table of epochs with small numbers readable and without colors; not even made where none is printed."""
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        if net.verbose:
+        if net.verbose > 1:
             super().on_epoch_end(net, **kwargs)
+
+    def table(self, row: Any) -> str:
+        return table(row, self._sorted_keys(row.keys()))
 
 
 class LMNet(skorch.NeuralNet, abc.ABC):
@@ -818,6 +822,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 self.__dict__.update(before)
                 if parameters is not None:
                     self.module_.load_state_dict(parameters)
+        if self.verbose:
+            print(self.message_, flush=True)  # noqa: T201
         if run.verdict == "Stopped":
             warnings.warn(self.message_, ConvergenceWarning, stacklevel=3)
         elif run.exhausted and warn:
@@ -853,7 +859,9 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         try:
             self._initialize_parts(data, seed + restart * RESTART_SEED)
             self._split_seed = seed  # one split for all starts
-            self._train(data, self.max_epochs * (SECOND_EPOCHS if second else 1))
+            several = self.n_init > 1 and not isinstance(self.module_, Curve)
+            title = "second strategy" if second else f"start {restart + 1} of {self.n_init}" if several else ""
+            self._train(data, self.max_epochs * (SECOND_EPOCHS if second else 1), title)
         except _NoStartError:
             if self.n_init == 1:
                 raise
@@ -869,7 +877,11 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         ours = ours and any(tolerance is not None for tolerance in (self.ftol, self.xtol, self.gtol))
         return ours and self.batch_size == -1 and self.selection is None and self.optimizer_.is_curve
 
-    def _train(self, data: Data, max_epochs: int) -> None:
+    def _train(self, data: Data, max_epochs: int, title: str = "") -> None:
+        with Progress(max_epochs, title, shown=self.verbose == 1) as self._run.progress:
+            self._run_epochs(data, max_epochs)
+
+    def _run_epochs(self, data: Data, max_epochs: int) -> None:
         run = self._run
         self.notify("on_train_begin", X=data.X, y=data.y)
         try:
@@ -975,6 +987,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         run = self._run
         run.n_epochs += 1
         row = self.history[-1]
+        if run.progress is not None:
+            run.progress.update(row)
         score, needed = row["train_loss"], run.best_score
         if self.early_stopping:
             score = row.get("valid_loss", math.nan)
@@ -1128,6 +1142,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(BaseEstimator.__getstate__(self))
+        state.pop("_run", None)  # of a fit whose callback saves
         if self.initialized_ and self.device_.type != "cpu":
             parts = {name: state[name] for name in ("module_", "criterion_", "optimizer_")}
             parts = copy.deepcopy(parts)  # together: the optimizer holds the module
@@ -1170,6 +1185,7 @@ class _Run:
     second: bool = False  # whether this is the second strategy
     score: float = math.inf  # what runs are compared by
     train: TensorData | None = None  # the rows used for training
+    progress: Progress | None = None
 
     def keep(self, score: float, epoch: int, module: nn.Module | None) -> None:
         """Note the best epoch so far, with a copy of the parameters of `module`."""
