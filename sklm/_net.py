@@ -1030,8 +1030,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 reason = f"{reason}; the parameters are those of epoch {run.best_epoch}, the best".removeprefix("; ")
         self._set_training(False)
         self.n_iter_ = len(rows)
-        self.loss_curve_ = [row["train_loss"] for row in rows]
-        self.loss_ = last["train_loss"]
+        self.loss_curve_ = [float(row["train_loss"]) for row in rows]
+        self.loss_ = float(last["train_loss"])
         self.alpha_ = last.get("alpha", self.optimizer_.param_groups[0]["alpha"])
         chosen = self.early_stopping or (self._by_evidence and run.best_epoch)
         run.score = run.best_score if chosen else self.loss_
