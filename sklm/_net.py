@@ -25,6 +25,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import FunctionType, SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -84,6 +85,7 @@ from sklm.engine.selection import resolve_selection
 from sklm.modules import MLP
 
 PREDICT_ROWS = 65_536  # rows per forward pass outside training: bounds the memory of hidden layers
+OF_SKORCH = ("callbacks_", "init_context_", "initialized_")
 PREFIXES = ("module", "criterion", "damping", "selection", "callbacks")
 HINTS = {
     "hidden_layer_sizes": "module__hidden_layer_sizes",
@@ -278,8 +280,19 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             self._set_params_callback(**{name: value})
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
-        text: str = BaseEstimator.__repr__(self, N_CHAR_MAX)
+        shown = object.__new__(type(self))  # the same parameters, with classes and modules by their names alone
+        parameters = inspect.signature(type(self)).parameters
+        brief = {name: _brief(value) for name, value in vars(self).items() if name in parameters}
+        changed = {name: value for name, value in brief.items() if getattr(self, name) is not parameters[name].default}
+        prefixed = {name: _brief(value) for name, value in self._prefixed.items()}
+        shown.__dict__.update(vars(self), **changed, _prefixed=prefixed)
+        text: str = BaseEstimator.__repr__(shown, N_CHAR_MAX)
         return text
+
+    def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
+        """Return scikit-learn's table of fitted attributes, without those that would have to be computed for it."""
+        own = {name: value for name, value in vars(self).items() if name.endswith("_") and name not in OF_SKORCH}
+        return BaseEstimator._get_fitted_attr_html(SimpleNamespace(parameters_=self.parameters_, **own), doc_link)
 
     def get_metadata_routing(self) -> Any:
         """Return the metadata that the methods ask for (``sample_weight``)."""
@@ -1192,6 +1205,22 @@ class _Run:
         self.best_score, self.best_epoch = score, epoch
         if module is not None:
             self.best_state = {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+class _Name(str):
+    """A text that shows without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _brief(value: Any) -> Any:
+    """Return the name of a class, a function or a module that torch would show over several lines; else the value."""
+    if isinstance(value, (type, FunctionType)):
+        return _Name(value.__name__)
+    return _Name(f"{type(value).__name__}(...)") if isinstance(value, nn.Module) and "\n" in repr(value) else value
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -113,6 +113,6 @@ def test_a_missing_value(library, X, y):
 
 
 def test_dates_are_no_numbers(library, y):
-    days = [datetime.datetime(2026, 1, 1) + datetime.timedelta(days=i) for i in range(40)]  # noqa: DTZ001
+    days = [datetime.datetime(2026, 1, 1) + datetime.timedelta(days=i) for i in range(40)]
     with pytest.raises(ValueError, match="`X` must hold numbers in the columns of the curve; got dates"):
         LMRegressor(DECAY).fit(library.DataFrame({"time": days}), y)
