@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import FunctionType, SimpleNamespace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import skorch
@@ -146,6 +146,12 @@ class LMNet(skorch.NeuralNet, abc.ABC):
     initialized_ = False
     virtual_params_: ClassVar[dict[str, Any]] = {}
     device: Any
+    n_features_in_: int
+    n_outputs_: int
+    feature_names_in_: np.ndarray
+    alpha_: float
+    n_effective_: float
+    log_evidence_: float
     _is_new: bool
     _split_seed = 0
     # skorch settings that are not parameters here
@@ -153,6 +159,10 @@ class LMNet(skorch.NeuralNet, abc.ABC):
     use_caching = "auto"
     compile = False
     torch_load_kwargs = None
+
+    if TYPE_CHECKING:  # scikit-learn's mixins, which have no types
+
+        def score(self, X: Any, y: Any, sample_weight: Any = None) -> float: ...
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -235,7 +245,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         params: dict[str, Any] = BaseEstimator.get_params(self, deep=deep)
         return params
 
-    def set_params(self, **params: Any) -> LMNet:
+    def set_params(self, **params: Any) -> Self:
         """Set parameters; they take effect in the next `fit`.
 
         ``lr``, and on a fitted estimator ``damping__...`` and ``selection__...``, also change the optimizer in use, as
@@ -488,7 +498,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
 
     # ------------------------------------------------------------------ components
 
-    def initialize(self) -> LMNet:
+    def initialize(self) -> Self:
         """Create module, criterion and optimizer without data, as `load_params` needs them.
 
         Raises

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, Self, overload
 
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
@@ -17,7 +17,7 @@ from sklm._uncertainty import Uncertainty
 from sklm.engine.losses import BinaryCrossEntropy, Loss, TorchLoss
 from sklm.modules import MLP
 
-Factory = type[nn.Module] | Callable[..., nn.Module] | nn.Module
+Factory = type[nn.Module] | Callable[..., nn.Module] | nn.Module | str
 
 
 class LMRegressor(RegressorMixin, Uncertainty):
@@ -224,7 +224,7 @@ class LMRegressor(RegressorMixin, Uncertainty):
     ) -> None:
         self._store(locals())
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> LMRegressor:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit the module to data.
 
         Parameters
@@ -245,7 +245,7 @@ class LMRegressor(RegressorMixin, Uncertainty):
         self._describe()
         return self
 
-    def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> LMRegressor:
+    def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
         """Go on fitting from the present parameters for up to `max_epochs` epochs, as skorch does.
 
         Parameters
@@ -262,6 +262,15 @@ class LMRegressor(RegressorMixin, Uncertainty):
         self._fit(X, y, sample_weight, cold=not self.initialized_, warn=False)
         self._describe()
         return self
+
+    @overload
+    def predict(self, X: Any, return_std: Literal[False] = False) -> np.ndarray: ...
+
+    @overload
+    def predict(self, X: Any, return_std: Literal[True]) -> tuple[np.ndarray, np.ndarray]: ...
+
+    @overload
+    def predict(self, X: Any, return_std: bool) -> np.ndarray | tuple[np.ndarray, np.ndarray]: ...
 
     def predict(self, X: Any, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Predict targets.
@@ -363,6 +372,8 @@ feature_names_in_, device_, dtype_
     True
     """
 
+    classes_: np.ndarray
+
     def __init__(
         self,
         module: Factory = MLP,
@@ -396,7 +407,7 @@ feature_names_in_, device_, dtype_
     ) -> None:
         self._store(locals())
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> LMClassifier:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit the module to data.
 
         Parameters
@@ -414,7 +425,7 @@ feature_names_in_, device_, dtype_
         self._fit(X, y, sample_weight, cold=not (self.warm_start and self.initialized_))
         return self
 
-    def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> LMClassifier:
+    def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
         """Go on fitting from the present parameters for up to `max_epochs` epochs, as skorch does.
 
         Parameters
