@@ -120,7 +120,7 @@ class _NoStartError(ValueError):
 
 
 class Data(TensorData, skorch.dataset.Dataset):
-    """`TensorData` that skorch's callbacks recognise as a dataset."""
+    """`TensorData` that skorch's callbacks recognize as a dataset."""
 
 
 class PrintLog(skorch.callbacks.PrintLog):

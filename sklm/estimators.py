@@ -23,7 +23,7 @@ Factory = type[nn.Module] | Callable[..., nn.Module] | nn.Module | str
 class LMRegressor(RegressorMixin, Uncertainty):
     """Regression with any `torch.nn.Module`, fitted by Levenberg-Marquardt.
 
-    Minimises (1/W) sum_i w_i l(f(x_i), y_i) + (alpha / 2W) |weights|^2 over the parameters of the module f, with sample
+    Minimizes (1/W) sum_i w_i l(f(x_i), y_i) + (alpha / 2W) |weights|^2 over the parameters of the module f, with sample
     weights w_i and their sum W.
 
     Parameters
@@ -97,9 +97,10 @@ class LMRegressor(RegressorMixin, Uncertainty):
         Seeds initial parameters, batches, splits, selections and dropout. None takes a fresh seed; the global
         generators are never touched.
     verbose : int, default=0
-        1 prints a line per epoch.
+        1 shows a bar of the epochs, with loss, damping and attempts, where one can be seen (a terminal or a notebook),
+        and prints `message_` at the end; 2 prints a line per epoch instead of the bar.
     callbacks : list of skorch callbacks, "disable" or None, default=None
-        See skorch; ``"disable"`` also drops the default ones (``dur`` and the printing).
+        See skorch; ``"disable"`` also drops the default ones (``dur`` and the lines of ``verbose=2``).
     train_split : callable or None, default=None
         Splits off validation data as in skorch, for instance ``skorch.dataset.ValidSplit(5)``.
     covariance : {"classical", "sandwich"}, default="classical"
@@ -111,7 +112,7 @@ class LMRegressor(RegressorMixin, Uncertainty):
     device : str or torch.device, default="auto"
         ``"auto"`` is CUDA where there is a GPU, else the CPU.
     dtype : {"auto", "float32", "float64"} or torch.dtype, default="auto"
-        ``"auto"`` is float32 for float32 X, else float64; always float64 for a curve of `sklm.curves`.
+        ``"auto"`` is float32 for float32 X, else float64, and for a curve of `sklm.curves` float64 in any case.
     **kwargs
         ``module__...``, ``criterion__...``, ``damping__...``, ``selection__...``, ``callbacks__...``.
 
@@ -154,10 +155,13 @@ class LMRegressor(RegressorMixin, Uncertainty):
     message_ : str
         Why training ended, with the value that decided.
     n_features_in_, n_outputs_ : int
+        Columns of X and of y.
     feature_names_in_ : ndarray of str
         When X has column names.
-    device_ : torch.device
-    dtype_ : torch.dtype
+    input_names_ : list of str
+        When X is a dict, its keys.
+    device_, dtype_ : torch.device, torch.dtype
+        Of the module and its inputs.
 
     Raises
     ------
@@ -321,7 +325,7 @@ class LMRegressor(RegressorMixin, Uncertainty):
 class LMClassifier(ClassifierMixin, LMNet):
     """Classification with any `torch.nn.Module`, fitted by Levenberg-Marquardt.
 
-    Minimises the mean cross-entropy of the class labels plus (alpha / 2W) |weights|^2, or another criterion.
+    Minimizes the mean cross-entropy of the class labels plus (alpha / 2W) |weights|^2, or another criterion.
 
     Parameters
     ----------
@@ -349,8 +353,8 @@ train_split, device, dtype
         Class labels.
     n_outputs_ : int
         Columns that the module returns.
-    module_, optimizer_, criterion_, history_, loss_, loss_curve_, n_iter_, converged_, message_, n_features_in_, \
-feature_names_in_, device_, dtype_
+    parameters_, module_, alpha_, n_effective_, log_evidence_, optimizer_, criterion_, history_, loss_, loss_curve_, \
+n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, device_, dtype_
         As in `LMRegressor`.
 
     Raises

@@ -798,6 +798,35 @@ def test_html_of_a_fit_is_short_and_computes_nothing(build, monkeypatch):
     assert re.search(r"<pre>LM\w+\([^<\n]*module=Sequential\(\.\.\.\)[^<\n]*\)</pre>", html)
 
 
+OF_SKORCH = {"callbacks_", "init_context_", "initialized_"}
+FOR_DICTS = {"input_names_"}
+FOR_TABLES = {"n_features_in_", "feature_names_in_"}
+
+
+@pytest.mark.parametrize("kind", ["table", "dict"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        LMRegressor(Linear, module__n_features_in=3, alpha="bayes", max_epochs=3),
+        LMClassifier(Linear, module__n_features_in=3, alpha="bayes", max_epochs=3),
+    ],
+    ids=["regressor", "classifier"],
+)
+def test_the_docstring_names_every_fitted_attribute(model, kind):
+    inputs = pd.DataFrame(X, columns=["u", "v", "w"]) if kind == "table" else {"X": X}
+    model = clone(model).partial_fit(inputs, Y if isinstance(model, LMRegressor) else BINARY)
+    section = re.search(r"\n    Attributes\n    -+\n(.*?)\n\n", type(model).__doc__, re.DOTALL)[1]
+    entries = re.findall(r"^    (\w.*(?:\n\w.*)?)", section, re.MULTILINE)
+    described = {name for entry in entries for name in re.findall(r"\w+_(?=[,\s])", entry.split(" : ")[0] + " ")}
+    kept = {name for name in vars(model) if name.endswith("_") and not name.startswith("_")}
+    kinds = {name: getattr(type(model), name, None) for name in dir(type(model))}
+    computed = {
+        name for name, value in kinds.items() if re.fullmatch(r"[a-z]\w*_", name) and isinstance(value, property)
+    }
+    assert kept | computed == described - (FOR_TABLES if kind == "dict" else FOR_DICTS) | OF_SKORCH
+    assert type(model.loss_) is type(model.loss_curve_[0]) is float
+
+
 # ---------------------------------------------------------------- weights
 
 
