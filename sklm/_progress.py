@@ -65,7 +65,7 @@ def _bar(n_epochs: int, title: str) -> Any:
     from tqdm.asyncio import tqdm as in_a_terminal
     from tqdm.auto import tqdm  # here, as in a notebook without ipywidgets it warns
 
-    if tqdm is in_a_terminal and not sys.stderr.isatty():
+    if tqdm is in_a_terminal and not getattr(sys.stderr, "isatty", bool)():
         return None
     return tqdm(total=n_epochs, desc=title or None, bar_format=BAR)
 
