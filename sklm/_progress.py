@@ -38,9 +38,11 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if self._bar is None:
             return
-        if kind is None:
-            self._bar.total = self._bar.n  # all that was needed is done; else a notebook shows a failure
-            self._bar.refresh()
+        if kind is None:  # all that was needed is done: a full bar, where a notebook else shows a failure
+            done, start = self._bar.n, self._bar.start_t
+            self._bar.reset(total=done)
+            self._bar.start_t = start
+            self._bar.update(done)
         self._bar.close()
 
     def update(self, row: Mapping[str, Any]) -> None:
