@@ -217,7 +217,7 @@ def main():
     if not path.exists():
         sys.exit(print("mnist: skipped, the folder named by SKLM_DATA has no mnist/mnist.npz"))
     warnings.simplefilter("ignore")
-    logging.getLogger("torch_levenberg_marquardt").setLevel(logging.ERROR)  # a line per failed factorisation
+    logging.getLogger("torch_levenberg_marquardt").setLevel(logging.ERROR)  # a line per failed factorization
     set_threads(called.threads)
     data = load(path)
 

@@ -5,7 +5,7 @@ Protocol, the same for every model and table:
 * The published splits where there are any, else seeded ones of 25 % test rows (stratified for classes). Training rows
   are shuffled and capped at 5000; test rows are not. Labels are integers, the one column of text (abalone's Sex) is
   three columns of 0 and 1, every other column is taken as a number.
-* X goes through one StandardScaler; y is standardised for the peers that do not scale it (MLP, skorch, Gaussian
+* X goes through one StandardScaler; y is standardized for the peers that do not scale it (MLP, skorch, Gaussian
   process). No setting depends on the table. One thread; seconds are CPU seconds of `fit`, search included.
 * Peers at their documented defaults, and with ``--grid`` the best of a small grid by 3-fold cross-validation. A skorch
   network is one layer of 20 tanh units, 200 epochs of Adam. A Gaussian process (RBF plus white noise, as its default

@@ -52,7 +52,7 @@ def run_sklm(X, y, seed):
     LMRegressor(
         batch_size=1000, max_epochs=MAX_EPOCHS, random_state=seed, callbacks=[clock], ftol=None, xtol=None, gtol=None
     ).fit(X, y)
-    whole = time.perf_counter() - start - clock.own  # validation and initialisation count too
+    whole = time.perf_counter() - start - clock.own  # validation and initialization count too
     return [*clock.seconds[:-1], whole], clock.errors
 
 

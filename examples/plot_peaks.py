@@ -5,7 +5,7 @@ How many peaks? Sunspot cycles as a sum of Gaussians
 The yearly sunspot numbers from 1901 to 1964, bundled with statsmodels (public domain), hold six of the cycles of about
 eleven years. `sklm.curves.Peaks` fits a sum of Gaussian peaks on a constant background; it finds its initial values
 itself, for any number of peaks. Fits with three to seven peaks are compared by AIC and BIC in a table that the script
-prints. Too few peaks leave residuals of neighbouring years that are related (column autocorrelation); the peak beyond
+prints. Too few peaks leave residuals of neighboring years that are related (column autocorrelation); the peak beyond
 the six cycles ends with a height of 0, at its bound, and lowers neither AIC nor BIC. The script also prints the summary
 of the best fit, the years of its maxima and the times between them. The residuals are larger in the later, higher
 cycles, so the bands are a rough guide. Writes ``build/peaks.png``.

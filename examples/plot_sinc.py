@@ -4,7 +4,7 @@ A precise fit: sinc(10 x) with 61 parameters, beside Adam
 
 The function sinc(10 x) on [-1, 1] has twenty half-waves. A network of 20 tanh units (61 parameters) can follow it very
 closely, but first-order training stays far from what the network can do. Both methods get the same 20 000 points, the
-same network with the same kind of initialisation, and mini-batches of 1000; Adam, through skorch, gets five times as
+same network with the same kind of initialization, and mini-batches of 1000; Adam, through skorch, gets five times as
 many epochs, at three learning rates.
 
 The mean squared error of 3.3e-7 marked in the figure is what torch-levenberg-marquardt publishes for this task.

@@ -2,7 +2,7 @@
 Quick start: two real tables, two pipelines, one grid search each
 =================================================================
 
-A regression (disease progression of 442 diabetes patients) and a classification (569 breast tumours, benign or
+A regression (disease progression of 442 diabetes patients) and a classification (569 breast tumors, benign or
 malignant), both bundled with scikit-learn. Each pipeline scales the columns and fits a network of ten hidden units by
 Levenberg-Marquardt; the grid search chooses damping, learning rate and penalty by cross-validation on three quarters of
 the rows. Prints a table of results on the other rows, beside scikit-learn's MLP at its defaults (100 hidden units,
@@ -42,7 +42,7 @@ TASKS = {
         "score": "R2",
         "search": "r2",
     },
-    "tumours": {
+    "tumors": {
         "data": load_breast_cancer(return_X_y=True, as_frame=True),
         "models": {"sklm": LMClassifier(**common), "MLP": MLPClassifier(random_state=0, max_iter=2000)},
         "alpha": [1.0, 3.0, 10.0],
@@ -87,9 +87,9 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.5), layout="constraine
 PredictionErrorDisplay.from_estimator(*fitted["diabetes"], kind="actual_vs_predicted", ax=left)
 left.set(title="Diabetes: progression after one year", xlabel="predicted", ylabel="measured")
 ConfusionMatrixDisplay.from_estimator(
-    *fitted["tumours"], display_labels=["malignant", "benign"], ax=right, colorbar=False, cmap="Blues"
+    *fitted["tumors"], display_labels=["malignant", "benign"], ax=right, colorbar=False, cmap="Blues"
 )
-right.set_title("Breast tumours")
+right.set_title("Breast tumors")
 path = Path("build") / "quickstart.png"
 path.parent.mkdir(exist_ok=True)
 figure.savefig(path, dpi=120)

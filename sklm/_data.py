@@ -299,12 +299,16 @@ def validate_columns(estimator: Any, X: Any, find: Callable[[], list[int]], *, r
         validate_data(estimator, X, reset=reset, skip_check_array=True)
         columns = find()
         used = X.iloc[:, columns] if hasattr(X, "iloc") else X[:, columns]
-    kinds = getattr(used, "dtypes", None)
-    if kinds is not None and any(getattr(kind, "kind", "") == "M" for kind in np.atleast_1d(kinds)):
+    if any(_is_date(kind) for kind in getattr(used, "dtypes", [])):
         raise ValueError(
             "`X` must hold numbers in the columns of the curve; got dates. Pass, for instance, days since one."
         )
     return check_array(used, dtype=[np.float64, np.float32], estimator=estimator, input_name="X")
+
+
+def _is_date(kind: Any) -> bool:
+    """Return whether the dtype of a column, of pandas or polars, is one of dates."""
+    return getattr(kind, "kind", "") == "M" or getattr(kind, "is_temporal", bool)()
 
 
 def _validate_dict(estimator: Any, X: Mapping[str, Any], *, reset: bool) -> dict[str, Any]:

@@ -25,7 +25,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from types import FunctionType, SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import skorch
@@ -59,6 +60,7 @@ from sklm._device import (
     resolve_device,
     resolve_dtype,
 )
+from sklm._progress import Progress, table
 from sklm.curves import Curve, curve, is_curve
 from sklm.engine import LevenbergMarquardt
 from sklm.engine._checks import check_integer, check_keywords, check_real, did_you_mean
@@ -83,6 +85,7 @@ from sklm.engine.selection import resolve_selection
 from sklm.modules import MLP
 
 PREDICT_ROWS = 65_536  # rows per forward pass outside training: bounds the memory of hidden layers
+OF_SKORCH = ("callbacks_", "init_context_", "initialized_")
 PREFIXES = ("module", "criterion", "damping", "selection", "callbacks")
 HINTS = {
     "hidden_layer_sizes": "module__hidden_layer_sizes",
@@ -121,15 +124,18 @@ class _NoStartError(ValueError):
 
 
 class Data(TensorData, skorch.dataset.Dataset):
-    """`TensorData` that skorch's callbacks recognise as a dataset."""
+    """`TensorData` that skorch's callbacks recognize as a dataset."""
 
 
 class PrintLog(skorch.callbacks.PrintLog):
-    """skorch's table of epochs, which is not even made where nothing is printed."""
+    """skorch's table of epochs with small numbers readable and without colors; not even made where none is printed."""
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        if net.verbose:
+        if net.verbose > 1:
             super().on_epoch_end(net, **kwargs)
+
+    def table(self, row: Any) -> str:
+        return table(row, self._sorted_keys(row.keys()))
 
 
 class LMNet(skorch.NeuralNet, abc.ABC):
@@ -144,6 +150,12 @@ class LMNet(skorch.NeuralNet, abc.ABC):
     initialized_ = False
     virtual_params_: ClassVar[dict[str, Any]] = {}
     device: Any
+    n_features_in_: int
+    n_outputs_: int
+    feature_names_in_: np.ndarray
+    alpha_: float
+    n_effective_: float
+    log_evidence_: float
     _is_new: bool
     _split_seed = 0
     # skorch settings that are not parameters here
@@ -151,6 +163,10 @@ class LMNet(skorch.NeuralNet, abc.ABC):
     use_caching = "auto"
     compile = False
     torch_load_kwargs = None
+
+    if TYPE_CHECKING:  # scikit-learn's mixins, which have no types
+
+        def score(self, X: Any, y: Any, sample_weight: Any = None) -> float: ...
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -233,7 +249,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         params: dict[str, Any] = BaseEstimator.get_params(self, deep=deep)
         return params
 
-    def set_params(self, **params: Any) -> LMNet:
+    def set_params(self, **params: Any) -> Self:
         """Set parameters; they take effect in the next `fit`.
 
         ``lr``, and on a fitted estimator ``damping__...`` and ``selection__...``, also change the optimizer in use, as
@@ -278,8 +294,19 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             self._set_params_callback(**{name: value})
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
-        text: str = BaseEstimator.__repr__(self, N_CHAR_MAX)
+        shown = object.__new__(type(self))  # the same parameters, with classes and modules by their names alone
+        parameters = inspect.signature(type(self)).parameters
+        brief = {name: _brief(value) for name, value in vars(self).items() if name in parameters}
+        changed = {name: value for name, value in brief.items() if getattr(self, name) is not parameters[name].default}
+        prefixed = {name: _brief(value) for name, value in self._prefixed.items()}
+        shown.__dict__.update(vars(self), **changed, _prefixed=prefixed)
+        text: str = BaseEstimator.__repr__(shown, N_CHAR_MAX)
         return text
+
+    def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
+        """Return scikit-learn's table of fitted attributes, without those that would have to be computed for it."""
+        own = {name: value for name, value in vars(self).items() if name.endswith("_") and name not in OF_SKORCH}
+        return BaseEstimator._get_fitted_attr_html(SimpleNamespace(parameters_=self.parameters_, **own), doc_link)
 
     def get_metadata_routing(self) -> Any:
         """Return the metadata that the methods ask for (``sample_weight``)."""
@@ -497,7 +524,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
 
     # ------------------------------------------------------------------ components
 
-    def initialize(self) -> LMNet:
+    def initialize(self) -> Self:
         """Create module, criterion and optimizer without data, as `load_params` needs them.
 
         Raises
@@ -849,6 +876,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 self.__dict__.update(before)
                 if parameters is not None:
                     self.module_.load_state_dict(parameters)
+        if self.verbose:
+            print(self.message_, flush=True)  # noqa: T201
         if run.verdict == "Stopped":
             warnings.warn(self.message_, ConvergenceWarning, stacklevel=3)
         elif run.exhausted and warn:
@@ -884,7 +913,9 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         try:
             self._initialize_parts(data, seed + restart * RESTART_SEED)
             self._split_seed = seed  # one split for all starts
-            self._train(data, self.max_epochs * (SECOND_EPOCHS if second else 1))
+            several = self.n_init > 1 and not isinstance(self.module_, Curve)
+            title = "second strategy" if second else f"start {restart + 1} of {self.n_init}" if several else ""
+            self._train(data, self.max_epochs * (SECOND_EPOCHS if second else 1), title)
         except _NoStartError:
             if self.n_init == 1:
                 raise
@@ -900,7 +931,11 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         ours = ours and any(tolerance is not None for tolerance in (self.ftol, self.xtol, self.gtol))
         return ours and self._on_all_rows and self.selection is None and self.optimizer_.is_curve
 
-    def _train(self, data: Data, max_epochs: int) -> None:
+    def _train(self, data: Data, max_epochs: int, title: str = "") -> None:
+        with Progress(max_epochs, title, shown=self.verbose == 1) as self._run.progress:
+            self._run_epochs(data, max_epochs)
+
+    def _run_epochs(self, data: Data, max_epochs: int) -> None:
         run = self._run
         self.notify("on_train_begin", X=data.X, y=data.y)
         try:
@@ -1013,6 +1048,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         run = self._run
         run.n_epochs += 1
         row = self.history[-1]
+        if run.progress is not None:
+            run.progress.update(row)
         score, needed = row["train_loss"], run.best_score
         if self.early_stopping:
             score = row.get("valid_loss", math.nan)
@@ -1072,8 +1109,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 reason = f"{reason}; the parameters are those of epoch {run.best_epoch}, the best".removeprefix("; ")
         self._set_training(False)
         self.n_iter_ = len(rows)
-        self.loss_curve_ = [row["train_loss"] for row in rows]
-        self.loss_ = last["train_loss"]
+        self.loss_curve_ = [float(row["train_loss"]) for row in rows]
+        self.loss_ = float(last["train_loss"])
         self.alpha_ = last.get("alpha", self.optimizer_.param_groups[0]["alpha"])
         chosen = self.early_stopping or (self._by_evidence and run.best_epoch)
         run.score = run.best_score if chosen else self.loss_
@@ -1184,6 +1221,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(BaseEstimator.__getstate__(self))
+        state.pop("_run", None)  # of a fit whose callback saves
         if self.initialized_ and self.device_.type != "cpu":
             parts = {name: state[name] for name in ("module_", "criterion_", "optimizer_")}
             parts = copy.deepcopy(parts)  # together: the optimizer holds the module
@@ -1227,12 +1265,29 @@ class _Run:
     score: float = math.inf  # what runs are compared by
     train: TensorData | None = None  # the rows used for training
     on_all: bool = True  # whether the steps of this epoch are on all rows
+    progress: Progress | None = None
 
     def keep(self, score: float, epoch: int, module: nn.Module | None) -> None:
         """Note the best epoch so far, with a copy of the parameters of `module`; None where later ones are better."""
         self.best_score, self.best_epoch, self.best_state = score, epoch, None
         if module is not None:
             self.best_state = {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+class _Name(str):
+    """A text that shows without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _brief(value: Any) -> Any:
+    """Return the name of a class, a function or a module that torch would show over several lines; else the value."""
+    if isinstance(value, (type, FunctionType)):
+        return _Name(value.__name__)
+    return _Name(f"{type(value).__name__}(...)") if isinstance(value, nn.Module) and "\n" in repr(value) else value
 
 
 def _same(one: Any, other: Any) -> bool:

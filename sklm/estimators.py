@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, Self, overload
 
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
@@ -17,13 +17,13 @@ from sklm._uncertainty import Uncertainty
 from sklm.engine.losses import BinaryCrossEntropy, Loss, TorchLoss
 from sklm.modules import MLP
 
-Factory = type[nn.Module] | Callable[..., nn.Module] | nn.Module
+Factory = type[nn.Module] | Callable[..., nn.Module] | nn.Module | str
 
 
 class LMRegressor(RegressorMixin, Uncertainty):
     """Regression with any `torch.nn.Module`, fitted by Levenberg-Marquardt.
 
-    Minimises (1/W) sum_i w_i l(f(x_i), y_i) + (alpha / 2W) |weights|^2 over the parameters of the module f, with sample
+    Minimizes (1/W) sum_i w_i l(f(x_i), y_i) + (alpha / 2W) |weights|^2 over the parameters of the module f, with sample
     weights w_i and their sum W.
 
     Parameters
@@ -97,9 +97,10 @@ class LMRegressor(RegressorMixin, Uncertainty):
         Seeds initial parameters, batches, splits, selections and dropout. None takes a fresh seed; the global
         generators are never touched.
     verbose : int, default=0
-        1 prints a line per epoch.
+        1 shows a bar of the epochs, with loss, damping and attempts, where one can be seen (a terminal or a notebook),
+        and prints `message_` at the end; 2 prints a line per epoch instead of the bar.
     callbacks : list of skorch callbacks, "disable" or None, default=None
-        See skorch; ``"disable"`` also drops the default ones (``dur`` and the printing).
+        See skorch; ``"disable"`` also drops the default ones (``dur`` and the lines of ``verbose=2``).
     train_split : callable or None, default=None
         Splits off validation data as in skorch, for instance ``skorch.dataset.ValidSplit(5)``.
     covariance : {"classical", "sandwich"}, default="classical"
@@ -111,7 +112,7 @@ class LMRegressor(RegressorMixin, Uncertainty):
     device : str or torch.device, default="auto"
         ``"auto"`` is CUDA where there is a GPU, else the CPU.
     dtype : {"auto", "float32", "float64"} or torch.dtype, default="auto"
-        ``"auto"`` is float32 for float32 X, else float64; always float64 for a curve of `sklm.curves`.
+        ``"auto"`` is float32 for float32 X, else float64, and for a curve of `sklm.curves` float64 in any case.
     **kwargs
         ``module__...``, ``criterion__...``, ``damping__...``, ``selection__...``, ``callbacks__...``.
 
@@ -154,10 +155,13 @@ class LMRegressor(RegressorMixin, Uncertainty):
     message_ : str
         Why training ended, with the value that decided.
     n_features_in_, n_outputs_ : int
+        Columns of X and of y.
     feature_names_in_ : ndarray of str
         When X has column names.
-    device_ : torch.device
-    dtype_ : torch.dtype
+    input_names_ : list of str
+        When X is a dict, its keys.
+    device_, dtype_ : torch.device, torch.dtype
+        Of the module and its inputs.
 
     Raises
     ------
@@ -224,7 +228,7 @@ class LMRegressor(RegressorMixin, Uncertainty):
     ) -> None:
         self._store(locals())
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> LMRegressor:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit the module to data.
 
         Parameters
@@ -245,7 +249,7 @@ class LMRegressor(RegressorMixin, Uncertainty):
         self._describe()
         return self
 
-    def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> LMRegressor:
+    def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
         """Go on fitting from the present parameters for up to `max_epochs` epochs, as skorch does.
 
         Parameters
@@ -262,6 +266,15 @@ class LMRegressor(RegressorMixin, Uncertainty):
         self._fit(X, y, sample_weight, cold=not self.initialized_, warn=False)
         self._describe()
         return self
+
+    @overload
+    def predict(self, X: Any, return_std: Literal[False] = False) -> np.ndarray: ...
+
+    @overload
+    def predict(self, X: Any, return_std: Literal[True]) -> tuple[np.ndarray, np.ndarray]: ...
+
+    @overload
+    def predict(self, X: Any, return_std: bool) -> np.ndarray | tuple[np.ndarray, np.ndarray]: ...
 
     def predict(self, X: Any, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Predict targets.
@@ -312,7 +325,7 @@ class LMRegressor(RegressorMixin, Uncertainty):
 class LMClassifier(ClassifierMixin, LMNet):
     """Classification with any `torch.nn.Module`, fitted by Levenberg-Marquardt.
 
-    Minimises the mean cross-entropy of the class labels plus (alpha / 2W) |weights|^2, or another criterion.
+    Minimizes the mean cross-entropy of the class labels plus (alpha / 2W) |weights|^2, or another criterion.
 
     Parameters
     ----------
@@ -340,8 +353,8 @@ train_split, device, dtype
         Class labels.
     n_outputs_ : int
         Columns that the module returns.
-    module_, optimizer_, criterion_, history_, loss_, loss_curve_, n_iter_, converged_, message_, n_features_in_, \
-feature_names_in_, device_, dtype_
+    parameters_, module_, alpha_, n_effective_, log_evidence_, optimizer_, criterion_, history_, loss_, loss_curve_, \
+n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, device_, dtype_
         As in `LMRegressor`.
 
     Raises
@@ -362,6 +375,8 @@ feature_names_in_, device_, dtype_
     >>> bool(model.score(X, y) > 0.95)
     True
     """
+
+    classes_: np.ndarray
 
     def __init__(
         self,
@@ -396,7 +411,7 @@ feature_names_in_, device_, dtype_
     ) -> None:
         self._store(locals())
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> LMClassifier:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit the module to data.
 
         Parameters
@@ -414,7 +429,7 @@ feature_names_in_, device_, dtype_
         self._fit(X, y, sample_weight, cold=not (self.warm_start and self.initialized_))
         return self
 
-    def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> LMClassifier:
+    def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
         """Go on fitting from the present parameters for up to `max_epochs` epochs, as skorch does.
 
         Parameters

@@ -26,7 +26,7 @@ SLOPE = 0.25  # Nguyen and Widrow take 0.7; Levenberg-Marquardt finds better min
 class MLP(nn.Module):
     """Fully connected network that scales its own inputs and outputs.
 
-    Inputs are standardised inside the module, and so are real-valued targets, with the statistics of the training data
+    Inputs are standardized inside the module, and so are real-valued targets, with the statistics of the training data
     (`init_from_data`), so tables in any units fit without a scaler in front. Hidden layers with a sigmoid start as
     Nguyen and Widrow (1990, "Improving the learning speed of 2-layer neural networks") proposed: the slopes of the
     units tile the range of the inputs.
@@ -108,7 +108,7 @@ class MLP(nn.Module):
 
 
 def nguyen_widrow_(linear: nn.Linear, *, steepness: float = 1.0) -> None:
-    """Initialise a hidden layer in place so that its units tile the range of standardised inputs.
+    """Initialize a hidden layer in place so that its units tile the range of standardized inputs.
 
     With h units and n inputs the weights get norm 0.25 h^(1/n), and the biases spread evenly over plus and minus this
     norm; inputs are taken to fill plus and minus sqrt(3), the range of a uniform variable of unit variance.

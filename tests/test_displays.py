@@ -7,9 +7,15 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from sklearn.datasets import load_iris
+from sklearn.inspection import DecisionBoundaryDisplay, PartialDependenceDisplay
+from sklearn.metrics import ConfusionMatrixDisplay, PredictionErrorDisplay
+from sklearn.model_selection import KFold, LearningCurveDisplay
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from sklm import LMClassifier, LMRegressor, curve
-from sklm.displays import FitDisplay, ProfileDisplay
+from sklm.displays import DampingDisplay, FitDisplay, LossCurveDisplay, ProfileDisplay
 
 mpl.use("Agg")
 
@@ -247,7 +253,7 @@ def test_fixed_parameters_have_no_profile():
         ProfileDisplay.from_estimator(model, ["a", "c"])
 
 
-@pytest.mark.parametrize("display", [FitDisplay, ProfileDisplay])
+@pytest.mark.parametrize("display", [FitDisplay, ProfileDisplay, LossCurveDisplay, DampingDisplay])
 def test_needs_matplotlib(fitted, display, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     monkeypatch.delattr(mpl, "pyplot", raising=False)
@@ -283,3 +289,150 @@ def test_a_function_as_module(fitted):
     model = LMRegressor(curve(line), random_state=0).fit(X, y)
     display = FitDisplay.from_estimator(model, X, y, n_points=2)
     np.testing.assert_allclose(display.curve, model.predict(X[[0, -1]]), rtol=1e-12)
+
+
+# ---------------------------------------------------------------- the course of a fit
+
+
+@pytest.fixture(scope="module")
+def stopped_early():
+    X, y = decay_data(noise=0.3)
+    model = LMRegressor(module__hidden_layer_sizes=(4,), early_stopping=True, n_iter_no_change=5, random_state=0)
+    return model.fit(X, y)
+
+
+def test_loss_curve_display_shows_both_losses_and_the_epoch_returned(stopped_early):
+    model = stopped_early
+    display = LossCurveDisplay.from_estimator(model)
+    epochs = np.arange(1, model.n_iter_ + 1)
+    np.testing.assert_array_equal(display.line_.get_xydata(), np.column_stack([epochs, model.loss_curve_]))
+    valid = model.history_[:, "valid_loss"]
+    np.testing.assert_array_equal(display.valid_line_.get_xydata(), np.column_stack([epochs, valid]))
+    best = int(np.argmin(valid))
+    assert best < len(valid) - 1
+    assert display.epoch == best + 1
+    np.testing.assert_array_equal(display.epoch_point_.get_xydata(), [[best + 1, valid[best]]])
+    assert display.ax_.get_yscale() == "log"
+    assert (display.ax_.get_xlabel(), display.ax_.get_ylabel()) == ("epoch", "loss")
+    assert labels(display.ax_) == ["training", "validation", "parameters returned"]
+    assert display.valid_line_.get_color() == display.line_.get_color()
+    display.figure_.canvas.draw()
+
+
+def test_loss_curve_display_without_validation(fitted):
+    display = LossCurveDisplay.from_estimator(fitted[0])
+    assert display.valid_loss is display.valid_line_ is display.epoch_point_ is None
+    assert labels(display.ax_) == ["training"]
+
+
+def test_loss_curves_of_several_fits_in_one_picture(fitted, stopped_early):
+    one = LossCurveDisplay.from_estimator(fitted[0], name="curve")
+    two = LossCurveDisplay.from_estimator(stopped_early, name="network", ax=one.ax_, line_kwargs={"lw": 3})
+    assert two.ax_ is one.ax_
+    assert len(plt.get_fignums()) == 1
+    assert one.line_.get_color() != two.line_.get_color()
+    assert labels(one.ax_)[:3] == ["curve, training", "network, training", "network, validation"]
+    assert two.valid_line_.get_linewidth() == 3
+    assert two.valid_line_.get_linestyle() == "--"
+
+
+def test_a_loss_that_is_not_positive_has_a_linear_axis():
+    display = LossCurveDisplay(train_loss=np.array([1.0, 0.0, -1.0])).plot()
+    assert display.ax_.get_yscale() == "linear"
+
+
+def test_an_epoch_that_was_broken_off_is_left_out(fitted):
+    _, X, y = fitted
+    model = LMRegressor(DECAY, random_state=0).fit(X, y)
+    model.history_.new_epoch()
+    assert len(LossCurveDisplay.from_estimator(model).train_loss) == model.n_iter_
+    assert len(DampingDisplay.from_estimator(model).loss) == model.n_iter_
+
+
+def test_damping_display_shows_every_step_of_mini_batches():
+    X, y = decay_data()
+    model = LMClassifier(random_state=0, batch_size=10, max_epochs=5).partial_fit(X, y > 1)
+    display = DampingDisplay.from_estimator(model)
+    steps = [batch for row in model.history_ for batch in row["batches"]]
+    assert len(steps) == 20
+    np.testing.assert_array_equal(display.loss_line_.get_ydata(), [step["train_loss"] for step in steps])
+    np.testing.assert_array_equal(display.damping_line_.get_ydata(), [step["damping"] for step in steps])
+    np.testing.assert_array_equal(display.attempts_.get_data().values, [step["attempts"] for step in steps])
+    np.testing.assert_array_equal(display.damping_line_.get_xdata(), np.arange(1, 21))
+    assert [panel.get_ylabel() for panel in display.axes_] == ["loss", "damping", "attempts"]
+    assert [panel.get_yscale() for panel in display.axes_] == ["log", "log", "linear"]
+    assert labels(display.axes_[2]) == ["tried", "rejected"]
+    display.figure_.canvas.draw()
+
+
+def test_damping_display_counts_the_rejected_attempts(fitted):
+    _, X, y = fitted
+    model = LMRegressor(DECAY, module__a=1, module__b=30, module__c=0, random_state=0, max_attempts=4).fit(X, y)
+    display = DampingDisplay.from_estimator(model)
+    assert display.attempts[0] == display.rejected[0] == 4  # from this start no step was taken
+    assert np.any((display.rejected > 0) & (display.rejected < display.attempts))
+    np.testing.assert_array_equal((display.attempts - display.rejected)[1:], np.diff(model.loss_curve_) < 0)
+    np.testing.assert_array_equal(display.rejected_.get_data().values, display.rejected)
+
+
+def test_damping_of_several_fits_in_one_picture(fitted, stopped_early):
+    one = DampingDisplay.from_estimator(fitted[0], name="curve")
+    two = DampingDisplay.from_estimator(stopped_early, name="network", ax=one.axes_)
+    assert list(two.axes_) == list(one.axes_)
+    assert len(plt.get_fignums()) == 1
+    assert labels(one.axes_[0]) == ["curve", "network"]
+    assert labels(one.axes_[2]) == ["tried", "rejected"]
+    assert two.loss_line_.get_color() == two.damping_line_.get_color() != one.loss_line_.get_color()
+    with pytest.raises(ValueError, match="`ax` must be three axes, for loss, damping and attempts; got 1"):
+        DampingDisplay.from_estimator(fitted[0], ax=one.axes_[0])
+
+
+@pytest.mark.parametrize("display", [LossCurveDisplay, DampingDisplay])
+def test_the_course_of_what_has_none(fitted, display):
+    _, X, y = fitted
+    scaled = make_pipeline(StandardScaler(), LMRegressor(DECAY)).fit(X, y)
+    with pytest.raises(ValueError, match=rf"`{display.__name__}` needs a fitted LMRegressor or LM.*of a pipeline"):
+        display.from_estimator(scaled)
+    with pytest.raises(ValueError, match="not fitted"):
+        display.from_estimator(LMRegressor(DECAY))
+    assert not plt.get_fignums()
+
+
+# ---------------------------------------------------------------- scikit-learn's own displays
+
+
+def test_prediction_error_display(fitted):
+    model, X, y = fitted
+    display = PredictionErrorDisplay.from_estimator(model, X, y, kind="actual_vs_predicted", subsample=None)
+    np.testing.assert_array_equal(display.y_pred, model.predict(X))
+
+
+def test_learning_curve_display(fitted):
+    model, X, y = fitted
+    cv = KFold(3, shuffle=True, random_state=0)
+    display = LearningCurveDisplay.from_estimator(model, X, y, train_sizes=[0.5, 1.0], cv=cv)
+    assert display.test_scores.shape == (2, 3)
+    assert np.all(display.test_scores > 0.9)
+
+
+@pytest.mark.parametrize("kind", ["average", "both"])
+def test_partial_dependence_display(kind):
+    rng = np.random.default_rng(1)
+    X = pd.DataFrame(rng.uniform(size=(40, 2)), columns=["u", "w"])
+    y = 2 * X["u"] * np.exp(X["w"])
+    model = LMRegressor("a * u * exp(b * w)", random_state=0).fit(X, y)
+    display = PartialDependenceDisplay.from_estimator(model, X, ["w"], kind=kind, grid_resolution=5)
+    result = display.pd_results[0]
+    np.testing.assert_allclose(result["average"][0], 2 * X["u"].mean() * np.exp(result["grid_values"][0]), rtol=1e-6)
+    assert display.axes_.ravel()[0].get_xlabel() == "w"
+
+
+def test_displays_of_a_classifier():
+    X, y = load_iris(return_X_y=True, as_frame=True)
+    X = X.iloc[:, :2]
+    model = LMClassifier(module__hidden_layer_sizes=(2,), random_state=0, ftol=1e-3).fit(X, y)
+    confusion = ConfusionMatrixDisplay.from_estimator(model, X, y)
+    assert np.trace(confusion.confusion_matrix) == round(model.score(X, y) * len(y))
+    boundary = DecisionBoundaryDisplay.from_estimator(model, X, response_method="predict", grid_resolution=10)
+    assert set(np.unique(boundary.response)) <= set(y)
+    PartialDependenceDisplay.from_estimator(model, X, [0], target=1, grid_resolution=5)

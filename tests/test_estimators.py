@@ -31,7 +31,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from skorch.callbacks import Callback
 from torch import nn
 
-from sklm import MLP, LMClassifier, LMRegressor, damping, losses, selection
+from sklm import MLP, LMClassifier, LMRegressor, curve, curves, damping, losses, selection
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -729,18 +729,102 @@ def test_prefixed_parameters_are_attributes():
     assert not hasattr(model, "module__other")
 
 
-def test_repr_shows_what_differs_from_the_default():
-    text = repr(LMRegressor(alpha=0.5, module__hidden_layer_sizes=(4,)))
-    assert text == "LMRegressor(alpha=0.5, module__hidden_layer_sizes=(4,))"
-    assert repr(LMClassifier()) == "LMClassifier()"
+def line(x, a, b):
+    return a + b * x
+
+
+def linear(n_features_in):
+    return nn.Linear(n_features_in, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        (LMRegressor(), "LMRegressor()"),
+        (LMClassifier(), "LMClassifier()"),
+        (
+            LMRegressor(alpha=0.5, module__hidden_layer_sizes=(4,)),
+            "LMRegressor(alpha=0.5, module__hidden_layer_sizes=(4,))",
+        ),
+        (LMRegressor("a * exp(-b * x)", module__a=3), "LMRegressor(module='a * exp(-b * x)', module__a=3)"),
+        (LMRegressor(curve(line)), "LMRegressor(module=curve(line))"),
+        (LMRegressor(curve("a * x")), "LMRegressor(module=curve('a * x'))"),
+        (LMRegressor(curves.Gaussian), "LMRegressor(module=Gaussian)"),
+        (LMRegressor(linear), "LMRegressor(module=linear)"),
+        (LMRegressor(nn.Sequential(nn.Linear(1, 9), nn.Tanh())), "LMRegressor(module=Sequential(...))"),
+        (LMRegressor(MLP, module__activation=nn.Tanh), "LMRegressor(module__activation=Tanh)"),
+        (LMRegressor(criterion=nn.HuberLoss), "LMRegressor(criterion=HuberLoss)"),
+        (LMRegressor(criterion=losses.Huber(delta=2)), "LMRegressor(criterion=Huber(delta=2))"),
+        (
+            LMRegressor(damping=damping.NielsenDamping(initial=0.1), selection=selection.RandomSelection()),
+            "LMRegressor(damping=NielsenDamping(initial=0.1), selection=RandomSelection())",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_repr_shows_what_differs_from_the_default_in_short(model, text):
+    before = model.get_params()
+    assert repr(model) == repr(clone(model)) == repr(pickle.loads(pickle.dumps(model))) == text  # noqa: S301
+    assert model.get_params() == before
+
+
+def test_repr_in_a_pipeline_and_with_all_parameters():
+    text = repr(make_pipeline(StandardScaler(), LMRegressor(curve(line))))
+    assert text.endswith("('lmregressor', LMRegressor(module=curve(line)))])")
+    with sklearn.config_context(print_changed_only=False):
+        text = repr(LMRegressor(nn.Linear))
+    assert "max_epochs=100, module=Linear, n_init=1" in text
 
 
 @pytest.mark.parametrize("model", [LMRegressor(alpha=0.5), LMClassifier()], ids=["regressor", "classifier"])
-def test_html(model):
+def test_html_before_a_fit(model):
     html = model._repr_html_()
     assert type(model).__name__ in html
     assert "damping" in html
+    assert "<span>Not fitted</span>" in html
     make_pipeline(StandardScaler(), model)._repr_html_()
+
+
+@pytest.mark.parametrize("build", [LMRegressor, LMClassifier])
+def test_html_of_a_fit_is_short_and_computes_nothing(build, monkeypatch):
+    module = nn.Sequential(*[nn.Linear(X.shape[1], X.shape[1]) for _ in range(20)], nn.Linear(X.shape[1], 1))
+    model = build(module, max_epochs=2).partial_fit(X, Y if build is LMRegressor else BINARY)
+    monkeypatch.setattr(LMRegressor, "covariance_", property(lambda self: pytest.fail("computed the covariance")))
+    html = model._repr_html_()
+    assert "<span>Fitted</span>" in html
+    assert "in_features" not in html
+    assert "message_" in html
+    assert "callbacks_" not in html
+    assert re.search(r"<pre>LM\w+\([^<\n]*module=Sequential\(\.\.\.\)[^<\n]*\)</pre>", html)
+
+
+OF_SKORCH = {"callbacks_", "init_context_", "initialized_"}
+FOR_DICTS = {"input_names_"}
+FOR_TABLES = {"n_features_in_", "feature_names_in_"}
+
+
+@pytest.mark.parametrize("kind", ["table", "dict"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        LMRegressor(Linear, module__n_features_in=3, alpha="bayes", max_epochs=3),
+        LMClassifier(Linear, module__n_features_in=3, alpha="bayes", max_epochs=3),
+    ],
+    ids=["regressor", "classifier"],
+)
+def test_the_docstring_names_every_fitted_attribute(model, kind):
+    inputs = pd.DataFrame(X, columns=["u", "v", "w"]) if kind == "table" else {"X": X}
+    model = clone(model).partial_fit(inputs, Y if isinstance(model, LMRegressor) else BINARY)
+    section = re.search(r"\n    Attributes\n    -+\n(.*?)\n\n", type(model).__doc__, re.DOTALL)[1]
+    entries = re.findall(r"^    (\w.*(?:\n\w.*)?)", section, re.MULTILINE)
+    described = {name for entry in entries for name in re.findall(r"\w+_(?=[,\s])", entry.split(" : ")[0] + " ")}
+    kept = {name for name in vars(model) if name.endswith("_") and not name.startswith("_")}
+    kinds = {name: getattr(type(model), name, None) for name in dir(type(model))}
+    computed = {
+        name for name, value in kinds.items() if re.fullmatch(r"[a-z]\w*_", name) and isinstance(value, property)
+    }
+    assert kept | computed == described - (FOR_TABLES if kind == "dict" else FOR_DICTS) | OF_SKORCH
+    assert type(model.loss_) is type(model.loss_curve_[0]) is float
 
 
 # ---------------------------------------------------------------- weights

@@ -474,7 +474,7 @@ def test_preserved_rng_restores_the_global_state():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-# --- batch normalisation ---
+# --- batch normalization ---
 
 
 def batchnorm_net() -> nn.Module:

@@ -17,7 +17,7 @@ ROWS = [
     {"sklm.estimators"},
     {"sklm._uncertainty"},
     {"sklm._net"},
-    {"sklm._data", "sklm._device", "sklm.inference", "sklm._report"},
+    {"sklm._data", "sklm._device", "sklm._progress", "sklm.inference", "sklm._report"},
     {"sklm.engine"},
     {"sklm.modules", "sklm.curves"},
 ]
@@ -30,6 +30,7 @@ THIRD_PARTY = {
     "sklm._data": {"numpy", "scipy", "sklearn", "torch"},
     "sklm._uncertainty": {"numpy", "scipy", "sklearn", "torch"},
     "sklm.inference": {"numpy", "scipy", "torch"},
+    "sklm._progress": {"tqdm"},
     "sklm._report": {"numpy", "pandas"},
     "sklm.engine": {"torch", "scipy"},
     "sklm.modules": {"torch"},

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import re
 import warnings
 
 import numpy as np
@@ -528,19 +527,7 @@ def test_silent_by_default(capsys, build):
     assert captured.err == ""
 
 
-@pytest.mark.parametrize("build", [regressor, classifier])
-def test_verbose_prints_a_table(capsys, build):
-    model = build(verbose=1, max_epochs=3).fit(X, Y if build is regressor else LABELS)
-    lines = capsys.readouterr().out.splitlines()
-    assert "train_loss" in lines[0]
-    assert "damping" in lines[0]
-    assert set(lines[1].split()[0]) == {"-"}
-    assert len(lines) == 2 + model.n_iter_
-    assert re.sub(r"\x1b\[\d+m", "", lines[2]).split()[0] == "1"
-
-
-def test_progress_bar(capsys):
-    pytest.importorskip("tqdm")
+def test_skorchs_bar_of_batches(capsys):
     bar = ProgressBar(detect_notebook=False)
     model = regressor(batch_size=8, max_epochs=3, callbacks=[bar]).fit(X, Y)
     assert np.isfinite(model.predict(X)).all()

@@ -99,7 +99,7 @@ def _rates(x: Tensor) -> Tensor:
 
 
 class ExponentialDecay(SeparableCurve):
-    """Exponential decay towards an offset, offset + amplitude * exp(-rate * x); guessed on a grid of rates.
+    """Exponential decay toward an offset, offset + amplitude * exp(-rate * x); guessed on a grid of rates.
 
     Parameters
     ----------

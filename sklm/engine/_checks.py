@@ -1,4 +1,4 @@
-"""Argument checks whose messages name the parameter, the rule, what was given and the way out."""
+"""Argument checks whose messages name the parameter, the rule, what was given and the way out; arguments as text."""
 
 from __future__ import annotations
 
@@ -110,3 +110,11 @@ def resolve(
         )
     check_keywords(name, factory, keywords)
     return factory(**keywords)
+
+
+def as_call(instance: object) -> str:
+    """Return an instance as the call that makes it, with the arguments that differ from their defaults."""
+    parameters = inspect.signature(type(instance)).parameters.values()
+    values = [(p.name, vars(instance).get(p.name, p.default), p.default) for p in parameters]
+    changed = [f"{name}={value!r}" for name, value, default in values if value != default]
+    return f"{type(instance).__name__}({', '.join(changed)})"

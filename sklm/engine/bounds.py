@@ -101,7 +101,7 @@ def bounded_step(
     Returns
     -------
     step : Tensor of shape (p,) or None
-        None when a factorisation fails.
+        None when a factorization fails.
     free : Tensor of shape (p,), bool
         Which parameters neither were held nor end on a bound.
     """

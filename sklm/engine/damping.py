@@ -32,7 +32,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from sklm.engine._checks import check_choice, check_real, resolve
+from sklm.engine._checks import as_call, check_choice, check_real, resolve
 
 Scaling = Literal["auto", "more", "marquardt", "identity", "max"]
 
@@ -69,6 +69,9 @@ class Damping(abc.ABC):
         self.scaling = check_choice("damping__scaling", scaling, list(get_args(Scaling)))
         self.value = self.initial
         self._largest: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return as_call(self)
 
     def scale(self, diagonal: Tensor, indices: Tensor | None, n_params: int) -> Tensor:
         """Return the diagonal of D for this step.

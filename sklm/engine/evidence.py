@@ -1,17 +1,17 @@
 """The penalty alpha by the evidence: what the data themselves say about the size of the weights.
 
-With the curvature H of W times the loss at the minimum, P the diagonal with ones for penalised parameters,
+With the curvature H of W times the loss at the minimum, P the diagonal with ones for penalized parameters,
 A = H + alpha P and phi the dispersion, the Laplace approximation gives, up to a constant,
 
     log evidence = -(D + alpha |theta|_P^2 / 2) / phi + (n_P / 2) log alpha - log det(A) / 2 - (n - n_free) / 2 log phi
 
-for n numbers y, D = sum w l, n_P penalised and n_free other parameters. Its derivatives are zero, as MacKay (1992,
+for n numbers y, D = sum w l, n_P penalized and n_free other parameters. Its derivatives are zero, as MacKay (1992,
 "Bayesian interpolation" and "A practical Bayesian framework for backpropagation networks") found, and Foresee and Hagan
 (1997, "Gauss-Newton approximation to Bayesian learning") within Levenberg-Marquardt, at
 
     alpha = phi gamma_P / |theta|_P^2,      phi = 2 D / (n - gamma),      gamma = gamma_P + n_free,
 
-where gamma_P = n_P - alpha tr_P(A^-1) is the number of penalised parameters that the data determine. For likelihoods
+where gamma_P = n_P - alpha tr_P(A^-1) is the number of penalized parameters that the data determine. For likelihoods
 without a dispersion (classes, counts) phi is 1. Weights count as repeated rows.
 """
 

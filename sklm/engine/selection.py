@@ -16,11 +16,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sklm.engine._checks import check_choice, check_integer, check_real, resolve
+from sklm.engine._checks import as_call, check_choice, check_integer, check_real, resolve
 
 
 class Selection(abc.ABC):
     """Rule that picks the parameters of a step; subclass it and override `select`."""
+
+    def __repr__(self) -> str:
+        return as_call(self)
 
     @abc.abstractmethod
     def select(self, sizes: Mapping[str, int], step: int, generator: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ step is
 
 QR and SVD never square the condition number (Bjorck 1996, "Numerical methods for least squares problems", section 2.4);
 the QR form is MINPACK's (More 1978, section 3). `reduce_rows` folds chunks into one triangle, so a tall A is never held
-as a whole. A factorisation that fails returns None, which counts as a rejected attempt.
+as a whole. A factorization that fails returns None, which counts as a rejected attempt.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class SubProblem(abc.ABC):
     residual_norm: float
 
     def solve(self, damping: Tensor) -> Tensor | None:
-        """Return d for the damping diagonal lambda D (shape (p,), positive), or None when the factorisation fails."""
+        """Return d for the damping diagonal lambda D (shape (p,), positive), or None when the factorization fails."""
         return self._solve() if self.factorize(damping) else None
 
     @abc.abstractmethod

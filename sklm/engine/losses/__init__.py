@@ -11,7 +11,7 @@ so that the step solves the linear least-squares problem  min_d  sum_i |r_i + S_
 Two curvatures:
 
 ``"ggn"``
-    The generalised Gauss-Newton matrix (Schraudolph 2002, "Fast curvature matrix-vector products", section 2): C is the
+    The generalized Gauss-Newton matrix (Schraudolph 2002, "Fast curvature matrix-vector products", section 2): C is the
     Hessian of the loss in the outputs where that is positive semi-definite. For the robust losses C = psi(r)/r, the
     weight of iteratively reweighted least squares (Holland and Welsch 1977); for probabilities it is the Fisher
     information.

@@ -22,7 +22,7 @@ class Loss(nn.Module, abc.ABC):
     Parameters
     ----------
     curvature : {"ggn", "sqrt"}, default=None
-        Generalised Gauss-Newton or square-root trick, see the module text. ``None`` takes ``"ggn"`` where the loss
+        Generalized Gauss-Newton or square-root trick, see the module text. ``None`` takes ``"ggn"`` where the loss
         defines it, else ``"sqrt"``.
 
     Attributes
