@@ -102,14 +102,18 @@ except skops.io.exceptions.UntrustedTypesFoundException as error:
 # %%
 # Sizes. A pickle also holds optimizer, history and, for `LMRegressor`, training rows for the standard errors, which the
 # other two ways leave behind.
-saved = ["pipeline.joblib", "params.pt", "optimizer.pt", "history.pt", "rest.skops", "weights.safetensors"]
+FILES = {
+    "joblib": ["pipeline.joblib"],
+    "save_params": ["params.pt", "optimizer.pt", "history.pt"],
+    "skops and safetensors": ["rest.skops", "weights.safetensors"],
+}
 figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
-bars = axes.barh(
-    saved, [(folder / name).stat().st_size / 1024 for name in saved], color=["C3", *["C0"] * 3, "C2", "C2"]
-)
-axes.bar_label(bars, fmt="%.1f", padding=3)
+for way, names in FILES.items():
+    bars = axes.barh(names, [(folder / name).stat().st_size / 1024 for name in names], label=way)
+    axes.bar_label(bars, fmt="%.1f", padding=3)
+figure.legend(loc="outside right upper", frameon=False)
 axes.set(xlabel="KiB", title="Files of one fit")
-axes.margins(x=0.12)
+axes.margins(x=0.2)
 axes.invert_yaxis()
 plt.show()
 
