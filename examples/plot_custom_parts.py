@@ -25,7 +25,7 @@ from sklm import LMRegressor, damping, losses, selection
 # %%
 # A loss: the check loss, level * r above the curve and (level - 1) * r below it. `value` would be enough for a smooth
 # loss. This one has a corner, so `ggn` gives a curvature too: residual r and factor S with S'r the gradient. The weight
-# 1 / |r| makes it a least-squares problem that changes from step to step; `smoothing` bounds it, in units of y.
+# ``1 / |r|`` makes it a least-squares problem that changes from step to step; `smoothing` bounds it, in units of y.
 class QuantileLoss(losses.Loss):
     task = "regression"
 
