@@ -692,6 +692,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 loss.value(outputs, targets)
             except TypeError as error:
                 raise ValueError(f"`criterion` cannot be called as loss(outputs, targets): {error}.") from error
+        elif hasattr(self, "n_outputs_"):  # from a file, before `load_params`
+            loss = self._fit_criterion(loss, torch.empty(0, self.n_outputs_))
         return loss
 
     def _is_classifier(self) -> bool:
