@@ -1022,3 +1022,14 @@ def test_columns_with_a_wrong_number(text):
 def test_no_second_strategy_where_the_length_of_the_fit_is_set():
     model = fitted("a * exp(-b * x) + c", module__a=1.0, module__b=9.0, module__c=0.0, max_epochs=3)
     assert model.n_iter_ == 3
+
+
+def test_epochs_of_a_curve_that_cannot_be_told_apart_make_attempts():
+    rng = np.random.default_rng(0)
+    X = np.linspace(-1, 1, 200)[:, None]
+    y = np.sin(3 * X[:, 0]) + 0.1 * rng.standard_normal(200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # c and e are one parameter too many, almost
+        model = LMRegressor("a*sin(b*x+d)+c+e/(1+exp(-f*x-g))", random_state=0).fit(X, y)
+    assert model.converged_
+    assert all(model.history_[:-1, "attempts"])

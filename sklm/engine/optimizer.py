@@ -633,9 +633,10 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         cosine = self._cosine(problem, theta, indices)
         passed = self.tests.at_point(cosine)
         if passed:
-            return self._confirmed(
-                judges[0], indices, problem, self._unmoved(point, "converged", passed, solver, cosine=cosine)
-            )
+            found = self._unmoved(point, "converged", passed, solver, cosine=cosine)
+            found = self._confirmed(judges[0], indices, problem, found)
+            if found.status == "converged" or found.accepted:
+                return found
 
         lr = self.param_groups[0]["lr"]
         scale = self.damping.scale(problem.diagonal, indices, self.function.n_params)
