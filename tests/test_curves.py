@@ -5,6 +5,7 @@ import copy
 import pickle
 import random
 import signal
+import warnings
 
 import numpy as np
 import pandas as pd
