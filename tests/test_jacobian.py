@@ -798,3 +798,57 @@ def test_samples_per_chunk_auto_fits_the_budget():
     assert samples_per_chunk("auto", 5, 1, row) == 5
     huge = torch.zeros(1).expand(10**10)  # one row beyond any budget is still one row at a time
     assert samples_per_chunk("auto", 5, 1, huge) == 1
+
+
+class Spectrum(nn.Module):
+    """Two parameters, six outputs per sample."""
+
+    def __init__(self, mixes=False):
+        super().__init__()
+        self.width, self.height = nn.Parameter(draw(1)), nn.Parameter(draw(1))
+        self.grid, self.mixes = torch.linspace(0, 1, 6, dtype=torch.float64), mixes
+
+    def forward(self, X):
+        shift = X.mean() if self.mixes else 0.0
+        return self.height * torch.exp(-self.width * (X - shift) * self.grid)
+
+
+class NoForwardMode(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x.exp()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.saved_tensors[0]
+
+
+class BackwardOnly(Spectrum):
+    def forward(self, X):
+        return self.height * NoForwardMode.apply(-self.width * X * self.grid)
+
+
+@pytest.mark.parametrize("indices", [None, torch.tensor([1])])
+@pytest.mark.parametrize(("make", "method"), [(Spectrum, "forward"), (BackwardOnly, "functional")])
+def test_rows_of_fewer_parameters_than_outputs(make, method, indices):
+    module, X, factor = make(), draw(N, 1), draw(N, 4, 6)
+    function = ModuleFunction(module)
+    found = torch.cat(list(function.rows(function.vector(), indices, X, factor, chunk=2)))
+    expected = factor @ autograd_jacobian(module, X)
+    torch.testing.assert_close(found, expected if indices is None else expected[:, :, indices])
+    assert function.method == method
+
+
+def test_forward_mode_is_not_taken_where_samples_mix():
+    module, X, factor = Spectrum(mixes=True), draw(N, 1), draw(N, 6, 6)
+    function = ModuleFunction(module)
+    found = next(iter(function.rows(function.vector(), None, X, factor, chunk=N)))
+    alone = torch.cat([autograd_jacobian(module, X[i : i + 1]) for i in range(N)])
+    torch.testing.assert_close(found, factor @ alone)
+    assert function.method == "functional"

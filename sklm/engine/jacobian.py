@@ -6,8 +6,9 @@ rejected attempt has nothing to restore. Outputs are flattened to (n_samples, n_
 The rows that a step needs are A_i = S_i J_i with the factor S_i (k x o) of the loss. They come from k vector-Jacobian
 products per sample, batched over samples with `torch.vmap`, so J itself is never formed. A module that `vmap` cannot
 handle (control flow on values, layers without a batching rule) is differentiated sample by sample: slower, same
-numbers. Two faster ways stand before that, each tried on some rows first: layer by layer (`layerwise`), and by copies
-of scalar parameters (`scalars`).
+numbers. Where parameters are fewer than k, a forward-mode pass per parameter is less work. Two faster ways stand
+before that, each tried on some rows first: layer by layer (`layerwise`), and by copies of scalar parameters
+(`scalars`).
 
 Samples never mix: every row is the derivative of the module applied to that sample alone. BatchNorm layers therefore
 run with their running statistics, unchanged (`steady_batchnorm`). A module that draws random numbers (dropout) draws
@@ -281,6 +282,7 @@ class ModuleFunction:
         self.places = [(f"{path}.{name}" if path else name, i) for path, _, name, i in found]
         self._slots = [(owner, name, i) for _, owner, name, i in found]
         self.vmap_works = True
+        self._forward_works: bool | None = None  # None before it was wanted
         all_scalar = all(p.ndim == 0 for p in self.parameters.values()) and jacobian != "functional"
         self.scalars = ScalarJacobian(list(self.parameters)) if all_scalar else None
         self.layerwise: LayerwiseJacobian | None = None
@@ -439,11 +441,13 @@ class ModuleFunction:
 
     @property
     def method(self) -> str:
-        """How the last rows were computed: "scalar", "layerwise", "functional" or "sample by sample"."""
+        """How the last rows were computed: "scalar", "layerwise", "forward", "functional" or "sample by sample"."""
         if self.scalars is not None and self.scalars.works:
             return "scalar"
         if self.layerwise is not None and self.layerwise.works:
             return "layerwise"
+        if self._forward_works:
+            return "forward"
         return "functional" if self.vmap_works else "sample by sample"
 
     def _try_layerwise(
@@ -515,7 +519,15 @@ class ModuleFunction:
     def _functional_rows(
         self, vector: Tensor, indices: Tensor | None, inputs: Any, factor: Tensor, seed: int | None
     ) -> Tensor:
-        """Return the rows by vector-Jacobian products, batched over samples."""
+        """Return the rows by vector-Jacobian products, batched over samples, or by Jacobian-vector products."""
+        n_selected = self.n_params if indices is None else len(indices)
+        if seed is None and n_selected < factor.shape[1] and self._forward_works is not False:
+            jacobian = self._forward_jacobian(vector, indices, inputs)
+            if jacobian is not None and self._forward_works is None:
+                alone = self._forward_jacobian(vector, indices, take(inputs, slice(0, 1)))
+                self._forward_works = alone is not None and torch.allclose(alone, jacobian[:1], equal_nan=True)
+            if jacobian is not None and self._forward_works:
+                return factor @ jacobian
         selected = vector if indices is None else vector[indices]
 
         def insert(part: Tensor) -> Tensor:
@@ -540,6 +552,29 @@ class ModuleFunction:
             return torch.stack([torch.zeros_like(selected) if g is None else g for g in grads])
 
         return self._over_samples(one, inputs, factor, seed=seed, fallback=one_by_autograd)
+
+    def _forward_jacobian(self, vector: Tensor, indices: Tensor | None, inputs: Any) -> Tensor | None:
+        """Return J, (n_samples, n_outputs, n_selected), by a forward pass per parameter; None without forward mode."""
+
+        def outputs(point: Tensor) -> Tensor:
+            return self.outputs(point, inputs)
+
+        places = range(self.n_params) if indices is None else indices.tolist()
+        columns = []
+        try:
+            with quiet_forward_mode():
+                for place in places:
+                    direction = torch.zeros_like(vector)
+                    direction[place] = 1
+                    columns.append(
+                        torch.func.jvp(lambda point: self.outputs(point, inputs), (vector,), (direction,))[1]
+                    )
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            self._forward_works = False  # the module has run before
+            return None
+        return torch.stack(columns, 2)
 
     def second_derivative(self, vector: Tensor, direction: Tensor, inputs: Any) -> Tensor:
         """Return the second derivative of the outputs along `direction` (n_params,), shape (n_samples, n_outputs)."""

@@ -112,7 +112,8 @@ class StepResult:
     outputs : Tensor of shape (n_samples, n_outputs)
         Outputs of the module at its present parameters.
     jacobian : str
-        How the Jacobian was computed: ``"layerwise"``, ``"scalar"``, ``"functional"`` or ``"sample by sample"``.
+        How the Jacobian was computed: ``"layerwise"``, ``"scalar"``, ``"forward"``, ``"functional"`` or
+        ``"sample by sample"``.
     cosine : float
         Largest cosine between the residuals and a column of the Jacobian (a free parameter's): before the step or,
         after the Gauss-Newton steps at the end, now. 0 at a minimum, 1 at most.
@@ -199,7 +200,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         Damping factors tried per step.
     jacobian : {"auto", "layerwise", "functional"}, default="auto"
         How the Jacobian is computed: layer by layer for a module of common layers, in one backward pass for scalar
-        parameters, else by `torch.func`; ``"layerwise"`` refuses other modules, ``"functional"`` is `torch.func`.
+        parameters, else by `torch.func`, in forward mode for fewer parameters than outputs; ``"layerwise"`` refuses
+        other modules, ``"functional"`` is `torch.func`.
         All give the same numbers; `StepResult` says which.
     jacobian_max_rows : int, None or "auto", default="auto"
         Rows of the Jacobian computed at once; None for all; ``"auto"`` for at most 8 MiB on a CPU and 128 MiB
