@@ -994,16 +994,15 @@ class LMNet(skorch.NeuralNet, abc.ABC):
 
     def on_epoch_end(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
         """Record the damping of the epoch's last step, all its attempts, its last gain ratio and the mean losses."""
-        steps = [batch for batch in self.history[-1, "batches"] if "damping" in batch]
-        self.history.record("damping", steps[-1]["damping"])
-        self.history.record("attempts", sum(step["attempts"] for step in steps))
-        for name in ("gain_ratio", *(EVIDENCE if self.optimizer_.bayes else ())):
-            self.history.record(name, steps[-1][name])
+        row = self.history[-1]
+        steps = [batch for batch in row["batches"] if "damping" in batch]
+        row["attempts"] = sum(step["attempts"] for step in steps)
+        for name in ("damping", "gain_ratio", *(EVIDENCE if self.optimizer_.bayes else ())):
+            row[name] = steps[-1][name]
         for name, part in (("train_loss", "train"), ("valid_loss", "valid"), ("initial_loss", "train")):
-            rows = [row for row in self.history[-1, "batches"] if name in row]
-            if rows:  # also with callbacks="disable", where skorch does not average
-                sizes = [row[f"{part}_batch_size"] for row in rows]
-                self.history.record(name, float(np.average([row[name] for row in rows], weights=sizes)))
+            found = [(float(batch[name]), batch[f"{part}_batch_size"]) for batch in row["batches"] if name in batch]
+            if found:  # also with callbacks="disable", where skorch does not average
+                row[name] = sum(value * size for value, size in found) / sum(size for _, size in found)
 
     def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
         """Make one Levenberg-Marquardt step on a batch.
@@ -1030,8 +1029,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         names = ["damping", "attempts", "gain_ratio", *(EVIDENCE if self.optimizer_.bayes else ())]
         if not self._on_all_rows:
             names.append("initial_loss")
-        for name in names:
-            self.history.record_batch(name, getattr(result, name))
+        self.history[-1]["batches"][-1].update((name, getattr(result, name)) for name in names)
         return {"loss": torch.tensor(result.loss, dtype=torch.float64), "y_pred": result.outputs}
 
     @torch.no_grad()
