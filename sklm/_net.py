@@ -1287,6 +1287,8 @@ def _brief(value: Any) -> Any:
     """Return the name of a class, a function or a module that torch would show over several lines; else the value."""
     if isinstance(value, (type, FunctionType)):
         return _Name(value.__name__)
+    if isinstance(value, partial) and value.func is Curve and value.args:  # what `sklm.curve` returns
+        return _Name(f"curve({_brief(value.args[0])!r})")
     return _Name(f"{type(value).__name__}(...)") if isinstance(value, nn.Module) and "\n" in repr(value) else value
 
 

@@ -503,9 +503,13 @@ class _Path:
         loss, vector, solved = self._refit(predicted, value)
         reach = abs(self._root(loss)) if math.isfinite(loss) else math.inf
         if not solved or reach > 1 + 2 * abs(value - self.estimate) / self.step:  # perhaps another valley
-            second = self._refit(start, value)
-            if second[2] and (not solved or second[0] < loss):
-                loss, vector, solved = second
+            inner = min(
+                (v for v in self.solved if (v - self.estimate) * (value - v) >= 0), key=lambda v: abs(v - value)
+            )
+            for place in dict.fromkeys((nearest, inner)):
+                second = self._refit(self.solved[place][0], value)
+                if second[2] and (not solved or second[0] < loss):
+                    loss, vector, solved = second
         if solved:
             self.solved[value] = vector, loss
         return solved

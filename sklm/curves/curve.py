@@ -308,14 +308,7 @@ def curve(function: str | Callable[..., Tensor]) -> Callable[..., Curve]:
     """
     if not isinstance(function, str) and not callable(function):
         raise ValueError(f"`function` must be a formula or a function; got {function!r}.")
-    return _Factory(Curve, function)
-
-
-class _Factory(functools.partial[Curve]):
-    """What `curve` returns: a call of `Curve` that shows as what the user wrote."""
-
-    def __repr__(self) -> str:
-        return f"curve({_text(self.args[0])})"
+    return functools.partial(Curve, function)
 
 
 def is_curve(module: Any) -> bool:
