@@ -44,7 +44,7 @@ class LMRegressor(RegressorMixin, Uncertainty):
         ``criterion__curvature`` is ``"ggn"`` (default where the loss has it) or ``"sqrt"``, ``criterion__delta`` the
         outlier threshold in units of y.
     lr : float in (0, 2), default=1.0
-        Step length; 1 is the full step. Mini-batches of noisy data want less.
+        Step length; 1 is the full step.
     damping : {"nielsen", "standard", "fletcher"} or sklm.damping.Damping, default="nielsen"
         ``"nielsen"`` follows the gain ratio; ``"standard"`` is lambda I, x10 and x0.1; ``"fletcher"`` lambda diag(H).
         Arguments are ``damping__initial``, ``damping__scaling``, ``damping__minimum``, ``damping__maximum`` and, for
@@ -73,12 +73,16 @@ class LMRegressor(RegressorMixin, Uncertainty):
         module without weight matrices) that has not converged by then is fitted a second time by `fit`, from the same
         start with ``damping__scaling="identity"`` and up to ten times as many epochs, if damping is left at its
         default and `max_epochs` is not below it; the better fit is kept.
-    batch_size : int, default=-1
-        Samples per step; -1 is the full batch, otherwise batches are drawn anew every epoch.
+    batch_size : int or "auto", default=-1
+        Samples per step; -1 is the full batch. Other batches are drawn anew every epoch, and an epoch in which the loss
+        before the steps has fallen by less than 1 % makes them four times as large, up to all samples: so the fit ends
+        at the optimum of all of them. ``"auto"`` starts with the larger of 1000 and five rows per parameter (over the
+        outputs), or with the full batch where that makes less than four batches, for a curve and for
+        ``alpha="bayes"``.
     ftol, xtol, gtol : float or None, default=1e-8
         Stop when the relative reduction of the loss, the relative step, or the cosine between residuals and Jacobian is
-        at most this, as MINPACK defines them; None disables a test. With mini-batches or a selection, a test must pass
-        in every step of an epoch or sweep.
+        at most this, as MINPACK defines them; None disables a test. With mini-batches only steps on all samples end
+        a fit; with a selection, a test must pass in every step of a sweep.
     n_init : int, default=1
         Number of starts, of which the best is kept. For a network: fits from other initial weights, compared by
         training loss (validation loss with `early_stopping`, evidence with ``alpha="bayes"``). For a curve of
@@ -141,7 +145,8 @@ class LMRegressor(RegressorMixin, Uncertainty):
         The loss.
     history_ : skorch.history.History
         ``train_loss`` (after the step, penalty included), ``valid_loss``, ``damping``, ``attempts``, ``gain_ratio`` per
-        epoch and batch, with ``alpha="bayes"`` also ``alpha``, ``n_effective`` and ``log_evidence``, and ``dur``
+        epoch and batch, with ``alpha="bayes"`` also ``alpha``, ``n_effective`` and ``log_evidence``, with mini-batches
+        ``initial_loss`` (before the steps), ``batch_size`` and ``growth`` (its factor from then on), and ``dur``
         (seconds) per epoch. An epoch has the mean of the losses, the sum of the attempts, else what its last step has.
     loss_ : float
         Training loss at the returned parameters. With mini-batches the mean over the batches of their epoch, each right
@@ -207,7 +212,7 @@ class LMRegressor(RegressorMixin, Uncertainty):
         selection: Any = None,
         alpha: float | str = "auto",
         max_epochs: int = 100,
-        batch_size: int = -1,
+        batch_size: int | str = -1,
         ftol: float | None = 1e-8,
         xtol: float | None = 1e-8,
         gtol: float | None = 1e-8,
@@ -392,7 +397,7 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
         selection: Any = None,
         alpha: float | str = 0.01,
         max_epochs: int = 100,
-        batch_size: int = -1,
+        batch_size: int | str = -1,
         ftol: float | None = 1e-8,
         xtol: float | None = 1e-8,
         gtol: float | None = 1e-8,

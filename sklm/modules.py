@@ -96,7 +96,17 @@ class MLP(nn.Module):
             Targets in units of the outputs; integers are class indices, which have no scale.
         sample_weight : Tensor of shape (n_samples,), default=None
             Weights, equivalent to repeated rows.
+
+        Raises
+        ------
+        ValueError
+            For inputs that are not one array.
         """
+        if not isinstance(X, Tensor):
+            raise ValueError(
+                f"`sklm.MLP` takes one array X; got a {type(X).__name__} of inputs. Pass a module whose "
+                "`forward` takes them."
+            )
         self.x_mean, self.x_scale = _mean_and_scale(X.to(self.x_mean.dtype), sample_weight)
         if y.is_floating_point():
             self.y_mean, self.y_scale = _mean_and_scale(y.reshape(len(y), -1), sample_weight)

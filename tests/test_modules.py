@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sklm import MLP, LevenbergMarquardt
+from sklm import MLP, LevenbergMarquardt, LMRegressor
 from sklm.modules import ACTIVATIONS, nguyen_widrow_
 
 
@@ -194,3 +194,9 @@ def test_torch_defaults_and_other_generators_untouched():
     MLP(2, 1)
     assert torch.get_default_dtype() == dtype
     assert (np.random.get_state()[1] == state).all()
+
+
+def test_inputs_of_a_dict_need_a_module_of_their_own():
+    X = np.ones((4, 2))
+    with pytest.raises(ValueError, match=r"takes one array X; got a dict of inputs\. Pass a module"):
+        LMRegressor(module__n_features_in=2).fit({"X": X}, X[:, 0])
