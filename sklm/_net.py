@@ -348,6 +348,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         if sample_weight is not None:
             sample_weight = sample_weight.detach().cpu() if isinstance(sample_weight, Tensor) else sample_weight
             weights = _check_sample_weight(sample_weight, labels, dtype=np.float64, ensure_non_negative=True)
+        weights = self._reweighted(labels, weights)
         if reset:
             dtype = "float64" if is_curve(self.module) and dtype_name(self.dtype) == "auto" else self.dtype
             self.dtype_ = resolve_dtype(dtype, arrays, self.device_)
@@ -360,6 +361,10 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         if self.batch_size == -1 and not sees_rows and self._init_takes_weights():
             data = merge_repeated_rows(data, self.dtype_)
         return data
+
+    def _reweighted(self, labels: np.ndarray, weights: np.ndarray | None) -> np.ndarray | None:
+        """Return the weights of the samples times those that the estimator gives them."""
+        return weights
 
     def _no_targets(self) -> ValueError:
         return ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")

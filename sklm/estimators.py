@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
@@ -327,6 +328,10 @@ class LMClassifier(ClassifierMixin, LMNet):
     alpha : float or "bayes", default=0.01
         L2 penalty on weight matrices; separable classes have no finite optimum without one. ``"bayes"`` as in
         `LMRegressor`, by the Laplace approximation with the curvature of the criterion.
+    class_weight : dict, "balanced" or None, default=None
+        Weights of the classes as ``{label: weight}``, labels without one weigh 1; or weights that are inverse to the
+        number of samples of a class, ``n_samples / (n_classes * n_samples_of_the_class)``, with `sample_weight` counted
+        as repeated rows. They multiply `sample_weight`.
     lr, damping, max_attempts, solver, jacobian, jacobian_max_rows, selection, max_epochs, batch_size, ftol, xtol, \
 gtol, n_init, early_stopping, validation_fraction, n_iter_no_change, warm_start, random_state, verbose, callbacks, \
 train_split, device, dtype
@@ -376,6 +381,7 @@ feature_names_in_, device_, dtype_
         jacobian_max_rows: int | str | None = "auto",
         selection: Any = None,
         alpha: float | str = 0.01,
+        class_weight: Any = None,
         max_epochs: int = 100,
         batch_size: int = -1,
         ftol: float | None = 1e-8,
@@ -427,7 +433,19 @@ feature_names_in_, device_, dtype_
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            As in `LMRegressor`, and for ``class_weight="balanced"``: the data of one call do not tell the frequencies.
         """
+        if isinstance(self.class_weight, str) and self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight 'balanced' is not supported for partial_fit. In order to use 'balanced' weights, use "
+                "compute_class_weight('balanced', classes=classes, y=y). In place of y you can use a large enough "
+                "sample of the full training set target to properly estimate the class frequency distributions. Pass "
+                "the resulting weights as the class_weight parameter, a dict."
+            )
         self._fit(X, y, sample_weight, cold=not self.initialized_, classes=classes, warn=False)
         return self
 
@@ -509,6 +527,27 @@ feature_names_in_, device_, dtype_
                 "Pass all labels as `classes` in the first call of `partial_fit`, or `fit` anew."
             )
         return y, codes.astype(np.int64)
+
+    def _validate_params(self) -> None:
+        super()._validate_params()
+        given = self.class_weight
+        if not (given is None or isinstance(given, dict) or (isinstance(given, str) and given == "balanced")):
+            raise ValueError(
+                f"The 'class_weight' parameter of {type(self).__name__} must be an instance of 'dict', a str among "
+                f"{{'balanced'}} or None. Got {given!r} instead."
+            )
+
+    def _reweighted(self, labels: np.ndarray, weights: np.ndarray | None) -> np.ndarray | None:
+        present = np.ones(len(labels), dtype=bool) if weights is None else weights > 0
+        if self.class_weight is None or not present.any():
+            return weights
+        seen, counts = labels[present], None if weights is None else weights[present]
+        classes = np.unique(seen) if isinstance(self.class_weight, str) else self.classes_
+        factors = compute_class_weight(self.class_weight, classes=classes, y=seen, sample_weight=counts)
+        if not np.all(np.isfinite(factors) & (factors >= 0)):
+            raise ValueError(f"`class_weight` must have finite weights >= 0; got {self.class_weight!r}.")
+        of_samples: np.ndarray = factors[np.searchsorted(classes, labels).clip(max=len(classes) - 1)]
+        return of_samples if weights is None else weights * of_samples
 
     def _n_module_outputs(self) -> int:
         n_classes = len(self.classes_)
