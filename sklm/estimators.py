@@ -324,7 +324,8 @@ class LMClassifier(ClassifierMixin, LMNet):
     criterion : str, torch loss or sklm.losses.Loss, default="log_loss"
         ``"log_loss"``, softmax or for one column logistic; `torch.nn.CrossEntropyLoss`, `BCELoss`, `BCEWithLogitsLoss`
         or another torch loss, class or instance; a `sklm.losses.Loss`. ``criterion__curvature`` is ``"ggn"`` (default
-        where the loss has it) or ``"sqrt"``.
+        where the loss has it), ``"sqrt"``, or for more than two classes ``"mc"``: one sampled row of ``"ggn"`` per
+        sample, drawn anew in every step.
     alpha : float or "bayes", default=0.01
         L2 penalty on weight matrices; separable classes have no finite optimum without one. ``"bayes"`` as in
         `LMRegressor`, by the Laplace approximation with the curvature of the criterion.
@@ -559,7 +560,8 @@ feature_names_in_, device_, dtype_
         self.n_outputs_ = n_outputs = outputs.shape[1]
         n_classes = len(self.classes_)
         if n_outputs == 1 and n_classes == 2 and self.criterion == "log_loss":
-            loss = BinaryCrossEntropy(curvature=loss.curvature)
+            one_row = "ggn" if loss.curvature == "mc" else loss.curvature  # as many rows as draws
+            loss = BinaryCrossEntropy(curvature=one_row)
         one_column = isinstance(_twin_or_self(loss), BinaryCrossEntropy)
         if n_outputs != (1 if one_column else n_classes) or (one_column and n_classes > 2):
             raise ValueError(

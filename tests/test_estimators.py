@@ -1012,6 +1012,22 @@ REPRODUCIBLE = {
 }
 
 
+@pytest.mark.parametrize("params", [{}, {"batch_size": 7}, {"module__dropout": 0.3}, {"selection": "random"}])
+def test_sampled_curvature_is_reproducible(params):
+    params = {"criterion__curvature": "mc", "max_epochs": 5, **params}
+    one = classifier(**params).fit(X, THREE)
+    torch.manual_seed(1234)
+    before = torch.get_rng_state()
+    assert_same_fit(one, classifier(**params).fit(X, THREE))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert one.loss_curve_ != classifier(**{**params, "criterion__curvature": "ggn"}).fit(X, THREE).loss_curve_
+
+
+def test_sampled_curvature_of_two_classes_is_that_of_gauss_newton():
+    fits = [classifier(criterion__curvature=curvature).fit(X, BINARY) for curvature in ("mc", "ggn")]
+    assert_same_fit(*fits)
+
+
 @pytest.mark.parametrize("params", REPRODUCIBLE.values(), ids=REPRODUCIBLE)
 def test_same_random_state_same_numbers(params):
     one = regressor(max_epochs=5, **params).fit(X, Y)

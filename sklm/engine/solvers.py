@@ -54,10 +54,19 @@ class SubProblem(abc.ABC):
     diagonal: Tensor
     gradient: Tensor
     residual_norm: float
+    _adds: bool = False  # whether the gradient is not that of the rows
+
+    def add_gradient(self, gradient: Tensor, residual_norm: float) -> None:
+        """Add to A'r + a theta a gradient that the rows do not have, as that of a sampled curvature; and to |r|."""
+        self._adds = True
+        self.gradient = self.gradient + gradient
+        self.residual_norm = math.hypot(self.residual_norm, residual_norm)
 
     def solve(self, damping: Tensor) -> Tensor | None:
         """Return d for the damping diagonal lambda D (shape (p,), positive), or None when the factorisation fails."""
-        return self._solve() if self.factorize(damping) else None
+        if not self.factorize(damping):
+            return None
+        return self.apply_inverse(-self.gradient) if self._adds else self._solve()
 
     @abc.abstractmethod
     def factorize(self, damping: Tensor) -> bool:
@@ -230,9 +239,11 @@ class _Triangular(SubProblem):
         part = copy.copy(self)
         moved = torch.where(free, 0.0, step)
         part.target = self.target + self.triangle @ moved
-        part.residual_norm = _moved_norm(self, self.gradient + self.triangle.T @ (self.triangle @ moved), moved)
+        gradient = self.gradient + self.triangle.T @ (self.triangle @ moved)
+        part.residual_norm = _moved_norm(self, gradient, moved)
         part.triangle = self.triangle[:, free]
-        part.diagonal, part.gradient = self.diagonal[free], part.triangle.T @ part.target
+        part.diagonal = self.diagonal[free]
+        part.gradient = gradient[free] if self._adds else part.triangle.T @ part.target
         return part
 
 
