@@ -69,7 +69,7 @@ from sklm.engine.jacobian import (
 from sklm.engine.losses import Loss, resolve_loss
 from sklm.engine.matrix_free import ConjugateGradients
 from sklm.engine.selection import Selection, resolve_selection
-from sklm.engine.solvers import QR, Rows, SubProblem, choose_solver
+from sklm.engine.solvers import QR, Cholesky, Rows, SubProblem, choose_solver
 
 MINIMUM_GAIN_RATIO = 1e-4  # as MINPACK; smaller gains may be rounding
 # A batch with fewer rows than parameters says nothing about most directions, where the penalty and the noise of batches
@@ -552,6 +552,10 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         def solved(chunk: int) -> SubProblem:
             if samples:
                 return self._sampled(batch, point, indices, penalty, theta, solver, chunk)
+            if solver is Cholesky and per_sample > 1 and indices is None and batch.seed is None:
+                sums = self.function.gram(point.theta, batch.inputs, linearize, chunk=chunk)
+                if sums is not None:
+                    return Cholesky.from_sums(*sums, penalty, theta)
             return solver(rows(chunk), penalty, theta)
 
         solver, why = choose_solver(

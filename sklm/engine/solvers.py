@@ -31,6 +31,7 @@ from torch import Tensor
 QR_MAX_PARAMS = 32  # up to here a QR of the rows costs little more than their Gram matrix
 QR_MAX_CURVE_PARAMS = 256
 JITTER = 1e-9
+INVERSE_BLOCK = 128  # columns
 QR_BLOCK = 4096  # rows
 GRAM_BLOCKS = 8  # rows of blocks of which only those on and above the diagonal are computed, each of
 MIN_GRAM_BLOCK, MAX_GRAM_BLOCK = 32, 256  # columns
@@ -116,6 +117,17 @@ class Cholesky(SubProblem):
         self.residual_norm = float(square.sqrt())
         self._factor: Tensor | None = None
 
+    @classmethod
+    def from_sums(cls, gram: Tensor, gradient: Tensor, square: float, penalty: Tensor, theta: Tensor) -> Cholesky:
+        """Return the problem from A'A, A'r and |r|^2; `gram` becomes its own."""
+        problem = cls([], penalty, theta)
+        problem.curvature = gram
+        problem.diagonal = gram.diagonal()
+        problem.diagonal.add_(penalty)
+        problem.gradient = problem.gradient + gradient
+        problem.residual_norm = math.hypot(problem.residual_norm, math.sqrt(square))
+        return problem
+
     def factorize(self, damping: Tensor) -> bool:
         if self._factor is None:
             self._factor = torch.empty_like(self.curvature).T  # LAPACK's order of storage: factored in place
@@ -156,7 +168,14 @@ def _inverse_diagonal(curvature: Tensor) -> tuple[Tensor, float] | None:
         factor, info = torch.linalg.cholesky_ex(curvature + torch.diag(jitter))
     if int(info):
         return None
-    return torch.cholesky_inverse(factor).diagonal(), float(2 * factor.diagonal().log().sum())
+    diagonal = torch.empty_like(curvature[0])
+    for start in range(0, len(factor), INVERSE_BLOCK):  # the inverse of the factor, without the zeros above
+        below = factor[start:, start:]
+        n_columns = min(INVERSE_BLOCK, len(below))
+        unit = torch.eye(len(below), n_columns, dtype=factor.dtype, device=factor.device)
+        columns = torch.linalg.solve_triangular(below, unit, upper=False)
+        diagonal[start : start + n_columns] = columns.square().sum(0)
+    return diagonal, float(2 * factor.diagonal().log().sum())
 
 
 def _block_rows(n_params: int) -> Iterator[tuple[int, int]]:
