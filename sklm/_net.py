@@ -103,6 +103,7 @@ DEFAULT_EPOCHS = 100
 MOST_BAYES_PARAMS = 3000  # for alpha="auto": the evidence takes an inverse in every step
 EVIDENCE = ("alpha", "n_effective", "log_evidence")
 EVIDENCE_NOISE = 10.0  # of the log evidence of a network: its curvature is an approximation
+ALPHA_CHANGE = 2.0  # a factor: alpha that still changes so much has not been found
 MANY_ROWS, SOME_ROWS = 2**18, 2**15  # a curve with many rows starts from a fit to some of them
 INIT_ROWS = 2**16  # of those read batch by batch: enough for the scales of a new module
 RESTART_SEED = 2**31  # far from the seeds that follow one another within a run
@@ -987,6 +988,9 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             score = -row["log_evidence"]
             run.least_score = min(score, run.least_score)
             needed = run.least_score + EVIDENCE_NOISE
+            change = max(row["alpha"], run.landmark_alpha) / min(row["alpha"], run.landmark_alpha)
+            if score < run.landmark - EVIDENCE_NOISE or change > ALPHA_CHANGE:
+                run.landmark, run.landmark_alpha, run.landmark_epoch = score, row["alpha"], row["epoch"]
         if score < needed:
             # with the full batch, and without validation or evidence, the last parameters are the best
             any_epoch = self.early_stopping or self._by_evidence or run.steps_needed > 1
@@ -997,9 +1001,12 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         elif self.early_stopping and waited >= self.n_iter_no_change:
             run.verdict = "Stopped early"
             run.reason = f"no validation loss below {run.best_score:.6g} in the last {waited} epochs"
-        elif self._by_evidence and run.best_epoch and waited >= self.n_iter_no_change:
+        elif self._by_evidence and run.landmark_epoch and row["epoch"] - run.landmark_epoch >= self.n_iter_no_change:
             run.verdict = "Converged"
-            run.reason = f"the log evidence has fallen from {-run.least_score:.6g} for {waited} epochs"
+            run.reason = (
+                f"the log evidence, at most {-run.least_score:.6g}, has risen by less than {EVIDENCE_NOISE:g} in "
+                f"{row['epoch'] - run.landmark_epoch} epochs"
+            )
 
     @property
     def _by_evidence(self) -> bool:
@@ -1168,6 +1175,9 @@ class _Run:
     reason: str = ""
     best_score: float = math.inf
     least_score: float = math.inf  # with evidence: of any epoch
+    landmark: float = math.inf  # with evidence: the last epoch that was much better or had quite another alpha
+    landmark_alpha: float = math.inf
+    landmark_epoch: int = 0
     best_epoch: int | None = None
     best_state: dict[str, Tensor] | None = None
     verdict: str = ""  # how training ended; empty while it goes on
