@@ -63,7 +63,7 @@ from sklm.curves import Curve, curve, is_curve
 from sklm.engine import LevenbergMarquardt
 from sklm.engine._checks import check_integer, check_keywords, check_real, did_you_mean
 from sklm.engine.damping import resolve_damping
-from sklm.engine.evidence import check_alpha
+from sklm.engine.evidence import check_alpha, has_dispersion
 from sklm.engine.jacobian import (
     Reader,
     call_module,
@@ -143,6 +143,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
     device: Any
     _is_new: bool
     _split_seed = 0
+    _fixed_alpha: ClassVar[float] = 0.0  # what alpha="auto" is without the evidence
     # skorch settings that are not parameters here
     predict_nonlinearity = None
     use_caching = "auto"
@@ -695,10 +696,10 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             return alpha
         module = self.module if isinstance(self.module, type) else type(self.module)
         if not issubclass(module, MLP) or self.batch_size != -1 or self.selection is not None or self.solver == "cg":
-            return 0.0
+            return self._fixed_alpha
         built = self.__dict__.get("module_")
         n_params = 0 if built is None else sum(p.numel() for p in built.parameters())
-        return "bayes" if n_params <= MOST_BAYES_PARAMS else 0.0
+        return "bayes" if n_params <= MOST_BAYES_PARAMS else self._fixed_alpha
 
     def _build_optimizer(self, seed: int) -> LevenbergMarquardt:
         damping = resolve_damping(self.damping, self.get_params_for("damping"))
@@ -989,7 +990,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             run.least_score = min(score, run.least_score)
             needed = run.least_score + EVIDENCE_NOISE
             change = max(row["alpha"], run.landmark_alpha) / min(row["alpha"], run.landmark_alpha)
-            if score < run.landmark - EVIDENCE_NOISE or change > ALPHA_CHANGE:
+            if score < run.landmark - EVIDENCE_NOISE or (change > ALPHA_CHANGE and math.isfinite(score)):
                 run.landmark, run.landmark_alpha, run.landmark_epoch = score, row["alpha"], row["epoch"]
         if score < needed:
             # with the full batch, and without validation or evidence, the last parameters are the best
@@ -1001,12 +1002,14 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         elif self.early_stopping and waited >= self.n_iter_no_change:
             run.verdict = "Stopped early"
             run.reason = f"no validation loss below {run.best_score:.6g} in the last {waited} epochs"
-        elif self._by_evidence and run.landmark_epoch and row["epoch"] - run.landmark_epoch >= self.n_iter_no_change:
+        elif self._by_evidence and run.best_epoch and waited >= self.n_iter_no_change:
             run.verdict = "Converged"
-            run.reason = (
-                f"the log evidence, at most {-run.least_score:.6g}, has risen by less than {EVIDENCE_NOISE:g} in "
-                f"{row['epoch'] - run.landmark_epoch} epochs"
-            )
+            run.reason = f"the log evidence has fallen from {-run.least_score:.6g} for {waited} epochs"
+        elif self._by_evidence and run.landmark_epoch and not has_dispersion(self.criterion_):
+            stalled = row["epoch"] - run.landmark_epoch
+            if stalled >= self.n_iter_no_change:
+                run.verdict = "Converged"
+                run.reason = f"the log evidence has risen by less than {EVIDENCE_NOISE:g} in {stalled} epochs"
 
     @property
     def _by_evidence(self) -> bool:

@@ -65,11 +65,12 @@ class LMRegressor(RegressorMixin, Uncertainty):
         L2 penalty on weight matrices (parameters with two or more dimensions, so not on the constants of a curve), as
         scikit-learn's MLP; on the scale of the loss, so in squared units of y for the squared error. ``"bayes"`` finds
         it by the evidence (MacKay 1992; MATLAB's ``trainbr``): re-estimated after every full-batch step, until it has
-        settled (to a relative sqrt(ftol)) or for `n_iter_no_change` epochs the log evidence has risen by less than 10
-        and alpha changed by less than a factor of 2; the last epoch that is less than 10 below the highest is kept
-        (that of the lowest validation loss with `early_stopping`). The formulas are in `sklm.engine.evidence`.
-        ``"auto"`` is ``"bayes"`` for a `sklm.MLP` of at most 3000 parameters with full batches, without `selection`
-        and ``solver="cg"``, else 0.
+        settled (to a relative sqrt(ftol)) or the log evidence has been more than 10 below its highest value for
+        `n_iter_no_change` epochs; for classes and counts, also until in so many epochs it has risen by less than 10 and
+        alpha changed by less than a factor of 2. The last epoch that is less than 10 below the highest is kept (that of
+        the lowest validation loss with `early_stopping`). The formulas are in `sklm.engine.evidence`. ``"auto"`` is
+        ``"bayes"`` for a `sklm.MLP` of at most 3000 parameters with full batches, without `selection` and
+        ``solver="cg"``, else 0.
     max_epochs : int, default=100
         Passes over the data in one call of `fit` or `partial_fit`; a full batch makes one step per epoch. A curve (any
         module without weight matrices) that has not converged by then is fitted a second time by `fit`, from the same
@@ -327,9 +328,10 @@ class LMClassifier(ClassifierMixin, LMNet):
         or another torch loss, class or instance; a `sklm.losses.Loss`. ``criterion__curvature`` is ``"ggn"`` (default
         where the loss has it), ``"sqrt"``, or for more than two classes ``"mc"``: one sampled row of ``"ggn"`` per
         sample, drawn anew in every step.
-    alpha : float or "bayes", default=0.01
+    alpha : float, "bayes" or "auto", default="auto"
         L2 penalty on weight matrices; separable classes have no finite optimum without one. ``"bayes"`` as in
-        `LMRegressor`, by the Laplace approximation with the curvature of the criterion.
+        `LMRegressor`, by the Laplace approximation with the curvature of the criterion. ``"auto"`` is ``"bayes"`` where
+        it is for `LMRegressor`, else 0.01.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes as ``{label: weight}``, labels without one weigh 1; or weights that are inverse to the
         number of samples of a class, ``n_samples / (n_classes * n_samples_of_the_class)``, with `sample_weight` counted
@@ -370,6 +372,8 @@ feature_names_in_, device_, dtype_
     True
     """
 
+    _fixed_alpha = 0.01
+
     def __init__(
         self,
         module: Factory = MLP,
@@ -382,7 +386,7 @@ feature_names_in_, device_, dtype_
         jacobian: str = "auto",
         jacobian_max_rows: int | str | None = "auto",
         selection: Any = None,
-        alpha: float | str = 0.01,
+        alpha: float | str = "auto",
         class_weight: Any = None,
         max_epochs: int = 100,
         batch_size: int = -1,

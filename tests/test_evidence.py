@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 from sklearn.base import clone
-from sklearn.datasets import load_diabetes
+from sklearn.datasets import load_diabetes, load_iris
 from sklearn.linear_model import BayesianRidge
 from sklearn.model_selection import GridSearchCV
 
@@ -15,7 +15,6 @@ from sklm import LevenbergMarquardt, LMClassifier, LMRegressor
 
 QUIET = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 RNG = np.random.default_rng(0)
-TO_THE_END = {"max_epochs": 2000, "n_iter_no_change": 2000, "random_state": 0}  # however little the evidence rises
 
 
 class Linear(torch.nn.Module):
@@ -51,7 +50,7 @@ def weights_of(model):
 def test_linear_models_are_those_of_bayesian_ridge(n, p, seed, solver):
     X, y = linear_data(n, p, seed)
     expected = bayesian_ridge(X, y)
-    settings = {"alpha": "bayes", "solver": solver, **TO_THE_END}
+    settings = {"alpha": "bayes", "solver": solver, "max_epochs": 2000, "random_state": 0}
     model = LMRegressor(Linear, **settings).fit(X, y)
     np.testing.assert_allclose(weights_of(model)[0], expected.coef_, atol=1e-4 * np.abs(expected.coef_).max())
     assert model.alpha_ == pytest.approx(expected.lambda_ / expected.alpha_, rel=2e-3)
@@ -96,7 +95,7 @@ def test_several_outputs_share_alpha():
 
 def test_weights_that_the_data_do_not_need():
     X, y = linear_data(25, 60, 5)
-    model = LMRegressor(Linear, alpha="bayes", **TO_THE_END).fit(X, y)
+    model = LMRegressor(Linear, alpha="bayes", max_epochs=2000, random_state=0).fit(X, y)
     assert model.converged_
     assert model.n_effective_ < 1e-2
     assert np.abs(model.predict(X)).max() < 1e-3
@@ -135,6 +134,7 @@ def test_last_epoch_of_high_evidence_is_kept(network):
     model, X, y = network
     evidence = np.array(model.history_[:, "log_evidence"])
     best = np.flatnonzero(evidence > np.nanmax(evidence) - 10)[-1]
+    assert best == len(evidence) - 11  # n_iter_no_change epochs before the end
     assert model.log_evidence_ == evidence[best]
     assert model.alpha_ == model.history_[int(best), "alpha"]
     assert model.n_effective_ == model.history_[int(best), "n_effective"]
@@ -142,19 +142,6 @@ def test_last_epoch_of_high_evidence_is_kept(network):
     penalty = model.alpha_ / 2 * sum(float(p.detach().square().sum()) for p in model.module_.parameters() if p.ndim > 1)
     loss = (np.sum((model.predict(X) - y) ** 2) / 2 + penalty) / len(y)
     assert model.loss_ == pytest.approx(loss, rel=1e-9)
-
-
-def test_evidence_that_hardly_rises_ends_the_fit(network):
-    model, _, _ = network
-    evidence = np.array(model.history_[:, "log_evidence"])
-    alpha, landmarks = np.array(model.history_[:, "alpha"]), [0]
-    for epoch, value in enumerate(evidence):
-        ratio = alpha[epoch] / alpha[landmarks[-1]]
-        if value > evidence[landmarks[-1]] + 10 or not 0.5 <= ratio <= 2:
-            landmarks.append(epoch)
-    assert len(landmarks) > 2
-    assert landmarks[-1] == len(evidence) - 11  # n_iter_no_change epochs before the end
-    assert "has risen by less than 10 in 10 epochs" in model.message_
 
 
 def test_report(network):
@@ -235,3 +222,46 @@ def test_bad_arguments(settings, message):
     with pytest.raises(ValueError, match=message):
         model.fit(X, y)
     assert not hasattr(model, "module_")
+
+
+def test_evidence_of_classes_that_hardly_rises_ends_the_fit():
+    X, y = load_iris(return_X_y=True)
+    model = LMClassifier(alpha="bayes", random_state=0).fit(X, y)
+    evidence, alpha = (np.array(model.history_[:, name]) for name in ("log_evidence", "alpha"))
+    landmarks = [0]
+    for epoch, value in enumerate(evidence):
+        ratio = alpha[epoch] / alpha[landmarks[-1]]
+        if value > evidence[landmarks[-1]] + 10 or not 0.5 <= ratio <= 2:
+            landmarks.append(epoch)
+    assert len(landmarks) > 2
+    assert landmarks[-1] == len(evidence) - 11  # n_iter_no_change epochs before the end
+    assert "the log evidence has risen by less than 10 in 10 epochs" in model.message_
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_single_class_has_nothing_to_fit(dtype):
+    X = RNG.standard_normal((10, 3))
+    model = LMClassifier(dtype=dtype, random_state=0).fit(X, np.full(10, "a"))
+    assert model.converged_
+    assert set(model.predict(X)) == {"a"}
+
+
+@QUIET
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "bayes"),
+        ({"module": Linear}, 0.01),
+        ({"batch_size": 20}, 0.01),
+        ({"selection": "random"}, 0.01),
+        ({"solver": "cg"}, 0.01),
+        ({"module__hidden_layer_sizes": (600,)}, 0.01),  # more than 3000 parameters
+        ({"alpha": 0.3}, 0.3),
+    ],
+    ids=str,
+)
+def test_default_alpha_of_a_classifier(settings, expected):
+    X = RNG.standard_normal((40, 4))
+    model = LMClassifier(max_epochs=2, random_state=0, **settings).fit(X, X[:, 0] + RNG.standard_normal(40) > 0)
+    assert hasattr(model, "log_evidence_") == (expected == "bayes")
+    assert expected == "bayes" or model.alpha_ == expected
