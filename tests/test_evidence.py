@@ -12,6 +12,7 @@ from sklearn.linear_model import BayesianRidge
 from sklearn.model_selection import GridSearchCV
 
 from sklm import LevenbergMarquardt, LMClassifier, LMRegressor
+from sklm.engine.losses import CrossEntropy
 
 QUIET = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 RNG = np.random.default_rng(0)
@@ -110,6 +111,37 @@ def test_classes_have_no_dispersion():
     hessian = X.T @ (X * (p * (1 - p))[:, None])
     decided = np.trace(np.linalg.solve(hessian + model.alpha_ * np.eye(4), hessian))
     assert model.n_effective_ == pytest.approx(decided, rel=1e-3)
+
+
+@pytest.mark.parametrize("curvature", ["ggn", "mc"])
+def test_log_evidence_of_classes_is_that_of_laplace(curvature):
+    """Of a linear softmax model at its minimum for a given alpha, with the Hessian written out in numpy."""
+    rng, alpha = np.random.default_rng(1), 2.0
+    X = rng.standard_normal((4000, 2))
+    codes = (X @ rng.standard_normal((2, 3)) + rng.gumbel(size=(4000, 3))).argmax(1)
+    module = Linear(2, 3).double()
+    optimizer = LevenbergMarquardt(module, CrossEntropy(curvature=curvature), alpha=alpha, solver="cholesky", seed=0)
+    data = torch.tensor(X), torch.tensor(codes)
+    for _ in range(60):
+        optimizer.step(*data)
+    weights = module.linear.weight.detach().numpy()
+    optimizer = LevenbergMarquardt(
+        module, CrossEntropy(curvature=curvature), alpha="bayes", solver="cholesky", seed=0, gtol=None
+    )
+    optimizer.param_groups[0]["alpha"], optimizer._has_alpha = alpha, True
+    found = optimizer.step(*data)
+
+    p = np.exp(X @ weights.T)
+    p /= p.sum(1, keepdims=True)
+    curvatures = np.einsum("ni,ij->nij", p, np.eye(3)) - p[:, :, None] * p[:, None, :]
+    hessian = np.einsum("nij,na,nb->iajb", curvatures, X, X).reshape(6, 6)
+    posterior = hessian + alpha * np.eye(6)
+    expected = np.log(p[np.arange(4000), codes]).sum() - alpha / 2 * np.sum(weights**2)
+    expected += 3 * np.log(alpha) - np.linalg.slogdet(posterior)[1] / 2
+    # drawn rows: each of the six eigenvalues is a sum over thousands, good to some percent; their logarithms are halved
+    assert found.log_evidence == pytest.approx(expected, abs=1e-5 if curvature == "ggn" else 0.2)
+    decided = np.trace(np.linalg.solve(posterior, hessian))
+    assert found.n_effective == pytest.approx(decided, rel=1e-5 if curvature == "ggn" else 1e-2)
 
 
 @QUIET

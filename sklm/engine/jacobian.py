@@ -434,8 +434,7 @@ class ModuleFunction:
         at_once = chunk * of_rows // per_sample
         for span, part in chunks(inputs, at_once):
             residual, factor = linearize(span)
-            self._whole = at_once if part is inputs else 0
-            found = self.layerwise.factors(self._kept_or(self._layerwise_record, vector, part), factor)
+            found = self.layerwise.factors(self._layerwise_record(vector, part), factor)
             if found is None:
                 return None
             columns = [layer.columns(found[path][0]) for path, layer in layers.items()]
