@@ -34,7 +34,6 @@ QUESTIONS = {
     ],
     "regularization": [
         ("a curve?", "alpha=0, bounds"),
-        ("classes?", "alpha=0.01 (default)\nto 10, by search"),
         ("a module of\nyour own?", 'alpha="bayes"\nor by search'),
         (None, "the default:\nby the evidence"),
     ],

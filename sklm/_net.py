@@ -65,7 +65,7 @@ from sklm.curves import Curve, curve, is_curve
 from sklm.engine import LevenbergMarquardt
 from sklm.engine._checks import check_integer, check_keywords, check_real, did_you_mean
 from sklm.engine.damping import resolve_damping
-from sklm.engine.evidence import check_alpha
+from sklm.engine.evidence import check_alpha, has_dispersion
 from sklm.engine.jacobian import (
     Reader,
     call_module,
@@ -106,6 +106,7 @@ DEFAULT_EPOCHS = 100
 MOST_BAYES_PARAMS = 3000  # for alpha="auto": the evidence takes an inverse in every step
 EVIDENCE = ("alpha", "n_effective", "log_evidence")
 EVIDENCE_NOISE = 10.0  # of the log evidence of a network: its curvature is an approximation
+ALPHA_CHANGE = 2.0  # a factor: alpha that still changes so much has not been found
 MANY_ROWS, SOME_ROWS = 2**18, 2**15  # a curve with many rows starts from a fit to some of them
 INIT_ROWS = 2**16  # of those read batch by batch: enough for the scales of a new module
 # Mini-batches: an epoch in which the loss falls by less than a share makes them larger by a factor, up to all rows.
@@ -158,6 +159,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
     log_evidence_: float
     _is_new: bool
     _split_seed = 0
+    _fixed_alpha: ClassVar[float] = 0.0  # what alpha="auto" is without the evidence
     # skorch settings that are not parameters here
     predict_nonlinearity = None
     use_caching = "auto"
@@ -379,6 +381,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         if sample_weight is not None:
             sample_weight = sample_weight.detach().cpu() if isinstance(sample_weight, Tensor) else sample_weight
             weights = _check_sample_weight(sample_weight, labels, dtype=np.float64, ensure_non_negative=True)
+        weights = self._reweighted(labels, weights)
         if reset:
             dtype = "float64" if is_curve(self.module) and dtype_name(self.dtype) == "auto" else self.dtype
             self.dtype_ = resolve_dtype(dtype, arrays, self.device_)
@@ -391,6 +394,10 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         if self._on_all_rows and not sees_rows and self._init_takes_weights():
             data = merge_repeated_rows(data, self.dtype_)
         return data
+
+    def _reweighted(self, labels: np.ndarray, weights: np.ndarray | None) -> np.ndarray | None:
+        """Return the weights of the samples times those that the estimator gives them."""
+        return weights
 
     def _no_targets(self) -> ValueError:
         return ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
@@ -749,10 +756,10 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             or self.selection is not None
             or self.solver == "cg"
         ):
-            return 0.0
+            return self._fixed_alpha
         built = self.__dict__.get("module_")
         n_params = 0 if built is None else sum(p.numel() for p in built.parameters())
-        return "bayes" if n_params <= MOST_BAYES_PARAMS else 0.0
+        return "bayes" if n_params <= MOST_BAYES_PARAMS else self._fixed_alpha
 
     def _build_optimizer(self, seed: int) -> LevenbergMarquardt:
         damping = resolve_damping(self.damping, self.get_params_for("damping"))
@@ -1057,6 +1064,9 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             score = -row["log_evidence"]
             run.least_score = min(score, run.least_score)
             needed = run.least_score + EVIDENCE_NOISE
+            change = max(row["alpha"], run.landmark_alpha) / min(row["alpha"], run.landmark_alpha)
+            if score < run.landmark - EVIDENCE_NOISE or (change > ALPHA_CHANGE and math.isfinite(score)):
+                run.landmark, run.landmark_alpha, run.landmark_epoch = score, row["alpha"], row["epoch"]
         if score < needed:
             # with the full batch, and without validation or evidence, the last parameters are the best
             any_epoch = self.early_stopping or self._by_evidence or run.steps_needed > 1
@@ -1072,6 +1082,11 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         elif self._by_evidence and run.best_epoch and waited >= self.n_iter_no_change:
             run.verdict = "Converged"
             run.reason = f"the log evidence has fallen from {-run.least_score:.6g} for {waited} epochs"
+        elif self._by_evidence and run.landmark_epoch and not has_dispersion(self.criterion_):
+            stalled = row["epoch"] - run.landmark_epoch
+            if stalled >= self.n_iter_no_change:
+                run.verdict = "Converged"
+                run.reason = f"the log evidence has risen by less than {EVIDENCE_NOISE:g} in {stalled} epochs"
 
     def _judge_batches(self) -> None:
         """Let the batches grow where they have nothing more to say: the loss before each step has stopped to fall."""
@@ -1257,6 +1272,9 @@ class _Run:
     reason: str = ""
     best_score: float = math.inf
     least_score: float = math.inf  # with evidence: of any epoch
+    landmark: float = math.inf  # with evidence: the last epoch that was much better or had quite another alpha
+    landmark_alpha: float = math.inf
+    landmark_epoch: int = 0
     best_epoch: int | None = None
     best_state: dict[str, Tensor] | None = None
     verdict: str = ""  # how training ended; empty while it goes on

@@ -7,6 +7,7 @@ from typing import Any, Literal, NoReturn, Self, overload
 
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
@@ -65,9 +66,11 @@ class LMRegressor(RegressorMixin, Uncertainty):
         scikit-learn's MLP; on the scale of the loss, so in squared units of y for the squared error. ``"bayes"`` finds
         it by the evidence (MacKay 1992; MATLAB's ``trainbr``): re-estimated after every full-batch step, until it has
         settled (to a relative sqrt(ftol)) or the log evidence has been more than 10 below its highest value for
-        `n_iter_no_change` epochs; the last epoch before that is kept (that of the lowest validation loss with
-        `early_stopping`). The formulas are in `sklm.engine.evidence`. ``"auto"`` is ``"bayes"`` for a `sklm.MLP` of at
-        most 3000 parameters with full batches, without `selection` and ``solver="cg"``, else 0.
+        `n_iter_no_change` epochs; for classes and counts, also until in so many epochs it has risen by less than 10 and
+        alpha changed by less than a factor of 2. The last epoch that is less than 10 below the highest is kept (that of
+        the lowest validation loss with `early_stopping`). The formulas are in `sklm.engine.evidence`. ``"auto"`` is
+        ``"bayes"`` for a `sklm.MLP` of at most 3000 parameters with full batches, without `selection` and
+        ``solver="cg"``, else 0.
     max_epochs : int, default=100
         Passes over the data in one call of `fit` or `partial_fit`; a full batch makes one step per epoch. A curve (any
         module without weight matrices) that has not converged by then is fitted a second time by `fit`, from the same
@@ -341,10 +344,16 @@ class LMClassifier(ClassifierMixin, LMNet):
     criterion : str, torch loss or sklm.losses.Loss, default="log_loss"
         ``"log_loss"``, softmax or for one column logistic; `torch.nn.CrossEntropyLoss`, `BCELoss`, `BCEWithLogitsLoss`
         or another torch loss, class or instance; a `sklm.losses.Loss`. ``criterion__curvature`` is ``"ggn"`` (default
-        where the loss has it) or ``"sqrt"``.
-    alpha : float or "bayes", default=0.01
+        where the loss has it), ``"sqrt"``, or for more than two classes ``"mc"``: one sampled row of ``"ggn"`` per
+        sample, drawn anew in every step.
+    alpha : float, "bayes" or "auto", default="auto"
         L2 penalty on weight matrices; separable classes have no finite optimum without one. ``"bayes"`` as in
-        `LMRegressor`, by the Laplace approximation with the curvature of the criterion.
+        `LMRegressor`, by the Laplace approximation with the curvature of the criterion. ``"auto"`` is ``"bayes"`` where
+        it is for `LMRegressor`, else 0.01.
+    class_weight : dict, "balanced" or None, default=None
+        Weights of the classes as ``{label: weight}``, labels without one weigh 1; or weights that are inverse to the
+        number of samples of a class, ``n_samples / (n_classes * n_samples_of_the_class)``, with `sample_weight` counted
+        as repeated rows. They multiply `sample_weight`.
     lr, damping, max_attempts, solver, jacobian, jacobian_max_rows, selection, max_epochs, batch_size, ftol, xtol, \
 gtol, n_init, early_stopping, validation_fraction, n_iter_no_change, warm_start, random_state, verbose, callbacks, \
 train_split, device, dtype
@@ -382,6 +391,7 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
     """
 
     classes_: np.ndarray
+    _fixed_alpha = 0.01
 
     def __init__(
         self,
@@ -395,7 +405,8 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
         jacobian: str = "auto",
         jacobian_max_rows: int | str | None = "auto",
         selection: Any = None,
-        alpha: float | str = 0.01,
+        alpha: float | str = "auto",
+        class_weight: Any = None,
         max_epochs: int = 100,
         batch_size: int | str = -1,
         ftol: float | None = 1e-8,
@@ -447,7 +458,19 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            As in `LMRegressor`, and for ``class_weight="balanced"``: the data of one call do not tell the frequencies.
         """
+        if isinstance(self.class_weight, str) and self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight 'balanced' is not supported for partial_fit. In order to use 'balanced' weights, use "
+                "compute_class_weight('balanced', classes=classes, y=y). In place of y you can use a large enough "
+                "sample of the full training set target to properly estimate the class frequency distributions. Pass "
+                "the resulting weights as the class_weight parameter, a dict."
+            )
         self._fit(X, y, sample_weight, cold=not self.initialized_, classes=classes, warn=False)
         return self
 
@@ -530,6 +553,27 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
             )
         return y, codes.astype(np.int64)
 
+    def _validate_params(self) -> None:
+        super()._validate_params()
+        given = self.class_weight
+        if not (given is None or isinstance(given, dict) or (isinstance(given, str) and given == "balanced")):
+            raise ValueError(
+                f"The 'class_weight' parameter of {type(self).__name__} must be an instance of 'dict', a str among "
+                f"{{'balanced'}} or None. Got {given!r} instead."
+            )
+
+    def _reweighted(self, labels: np.ndarray, weights: np.ndarray | None) -> np.ndarray | None:
+        present = np.ones(len(labels), dtype=bool) if weights is None else weights > 0
+        if self.class_weight is None or not present.any():
+            return weights
+        seen, counts = labels[present], None if weights is None else weights[present]
+        classes = np.unique(seen) if isinstance(self.class_weight, str) else self.classes_
+        factors = compute_class_weight(self.class_weight, classes=classes, y=seen, sample_weight=counts)
+        if not np.all(np.isfinite(factors) & (factors >= 0)):
+            raise ValueError(f"`class_weight` must have finite weights >= 0; got {self.class_weight!r}.")
+        of_samples: np.ndarray = factors[np.searchsorted(classes, labels).clip(max=len(classes) - 1)]
+        return of_samples if weights is None else weights * of_samples
+
     def _n_module_outputs(self) -> int:
         n_classes = len(self.classes_)
         if n_classes == 2 and not _needs_columns(self.criterion):
@@ -540,7 +584,8 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
         self.n_outputs_ = n_outputs = outputs.shape[1]
         n_classes = len(self.classes_)
         if n_outputs == 1 and n_classes == 2 and self.criterion == "log_loss":
-            loss = BinaryCrossEntropy(curvature=loss.curvature)
+            one_row = "ggn" if loss.curvature == "mc" else loss.curvature  # as many rows as draws
+            loss = BinaryCrossEntropy(curvature=one_row)
         one_column = isinstance(_twin_or_self(loss), BinaryCrossEntropy)
         if n_outputs != (1 if one_column else n_classes) or (one_column and n_classes > 2):
             raise ValueError(

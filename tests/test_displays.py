@@ -264,7 +264,7 @@ def test_needs_matplotlib(fitted, display, monkeypatch):
 
 def test_errors(fitted):
     model, X, y = fitted
-    classifier = LMClassifier(random_state=0, max_epochs=3, ftol=1.0).fit(X, y > 1)
+    classifier = LMClassifier(alpha=0.01, random_state=0, max_epochs=3, ftol=1.0).fit(X, y > 1)
     with pytest.raises(ValueError, match="`FitDisplay` needs a fitted LMRegressor; got LMClassifier"):
         FitDisplay.from_estimator(classifier, X, y)
     with pytest.raises(ValueError, match=r"`n_points` must be an integer >= 2; got 1\."):

@@ -1094,6 +1094,22 @@ REPRODUCIBLE = {
 }
 
 
+@pytest.mark.parametrize("params", [{}, {"batch_size": 7}, {"module__dropout": 0.3}, {"selection": "random"}])
+def test_sampled_curvature_is_reproducible(params):
+    params = {"criterion__curvature": "mc", "max_epochs": 5, **params}
+    one = classifier(**params).fit(X, THREE)
+    torch.manual_seed(1234)
+    before = torch.get_rng_state()
+    assert_same_fit(one, classifier(**params).fit(X, THREE))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert one.loss_curve_ != classifier(**{**params, "criterion__curvature": "ggn"}).fit(X, THREE).loss_curve_
+
+
+def test_sampled_curvature_of_two_classes_is_that_of_gauss_newton():
+    fits = [classifier(criterion__curvature=curvature).fit(X, BINARY) for curvature in ("mc", "ggn")]
+    assert_same_fit(*fits)
+
+
 @pytest.mark.parametrize("params", REPRODUCIBLE.values(), ids=REPRODUCIBLE)
 def test_same_random_state_same_numbers(params):
     one = regressor(max_epochs=5, **params).fit(X, Y)
@@ -1392,3 +1408,72 @@ def test_automatic_batch_size(module, n_rows, expected):
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = LMRegressor(batch_size="auto", max_epochs=1, random_state=0, **chosen).fit(X, X @ [1.0, 2.0])
     assert model.history_[0].get("batch_size", -1) == expected
+
+
+CLASS_WEIGHTS = {
+    "balanced": "balanced",
+    "dict": {"blue": 3.0, "green": 0.5, "red": 1.5},
+    "one class left at 1": {"blue": 3.0, "red": 0.25},
+    "a class that does not count": {"blue": 0.0, "green": 2.0},
+}
+
+
+@pytest.mark.parametrize("sample_weight", [None, WEIGHTS], ids=["alone", "times sample_weight"])
+@pytest.mark.parametrize("class_weight", CLASS_WEIGHTS.values(), ids=CLASS_WEIGHTS)
+def test_class_weight_multiplies_sample_weight(class_weight, sample_weight):
+    counts = np.ones(len(X)) if sample_weight is None else sample_weight
+    if class_weight == "balanced":  # every class has the same total weight
+        totals = {label: counts[label == THREE].sum() for label in np.unique(THREE)}
+        by_hand = {label: counts.sum() / (3 * total) for label, total in totals.items()}
+    else:
+        by_hand = {"green": 1.0, "red": 1.0} | class_weight
+    found = classifier(class_weight=class_weight).fit(X, THREE, sample_weight=sample_weight)
+    expected = classifier().fit(X, THREE, sample_weight=counts * np.array([by_hand[label] for label in THREE]))
+    np.testing.assert_array_equal(found.predict_proba(X), expected.predict_proba(X))
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced", {"no": 3.0}], ids=["none", "balanced", "dict"])
+def test_class_weight_is_that_of_scikit_learn(class_weight):
+    mine = LMClassifier(Linear, alpha=1.0, class_weight=class_weight, random_state=0)
+    mine.fit(X, BINARY, sample_weight=WEIGHTS)
+    other = LogisticRegression(class_weight=class_weight, tol=1e-10).fit(X, BINARY, sample_weight=WEIGHTS)
+    np.testing.assert_allclose(mine.decision_function(X), other.decision_function(X), atol=1e-4)
+
+
+def test_balanced_class_weight_with_a_class_of_weight_zero():
+    """Rows of weight zero are not there, so their class has no frequency."""
+    absent = np.where(THREE == "green", 0.0, 1.0)
+    model = classifier(class_weight="balanced").fit(X, THREE, sample_weight=absent)
+    counts = [np.sum(label == THREE) for label in ("blue", "red")]
+    weights = absent * np.where(THREE == "blue", sum(counts) / (2 * counts[0]), sum(counts) / (2 * counts[1]))
+    expected = classifier().fit(X, THREE, sample_weight=weights)
+    np.testing.assert_array_equal(model.predict_proba(X), expected.predict_proba(X))
+
+
+def test_class_weight_in_partial_fit():
+    weights = {"blue": 3.0, "red": 0.5}
+    found = classifier(class_weight=weights).partial_fit(X[:20], THREE[:20], classes=np.unique(THREE))
+    factors = np.array([weights.get(label, 1.0) for label in THREE])
+    expected = classifier().partial_fit(X[:20], THREE[:20], classes=np.unique(THREE), sample_weight=factors[:20])
+    for model, given in ((found, None), (expected, factors[20:])):
+        model.partial_fit(X[20:], THREE[20:], sample_weight=given)
+    np.testing.assert_array_equal(found.predict_proba(X), expected.predict_proba(X))
+    with pytest.raises(ValueError, match="'balanced' is not supported for partial_fit"):
+        classifier(class_weight="balanced").partial_fit(X, THREE)
+
+
+@pytest.mark.parametrize(
+    ("class_weight", "message"),
+    [
+        ("equal", "The 'class_weight' parameter of LMClassifier must be an instance of 'dict', a str among"),
+        ([1.0, 2.0, 3.0], "The 'class_weight' parameter of LMClassifier must be"),
+        ({"blue": 1.0, "violet": 2.0}, r"The classes, \['green', 'red'\], are not in class_weight"),
+        ({"blue": -1.0}, "`class_weight` must have finite weights >= 0"),
+        ({"blue": np.nan}, "`class_weight` must have finite weights >= 0"),
+    ],
+)
+def test_bad_class_weight(class_weight, message):
+    model = classifier(class_weight=class_weight)
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, THREE)
+    assert not hasattr(model, "module_")

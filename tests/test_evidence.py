@@ -7,11 +7,12 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 from sklearn.base import clone
-from sklearn.datasets import load_diabetes
+from sklearn.datasets import load_diabetes, load_iris
 from sklearn.linear_model import BayesianRidge
 from sklearn.model_selection import GridSearchCV
 
 from sklm import LevenbergMarquardt, LMClassifier, LMRegressor
+from sklm.engine.losses import CrossEntropy
 
 QUIET = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 RNG = np.random.default_rng(0)
@@ -110,6 +111,37 @@ def test_classes_have_no_dispersion():
     hessian = X.T @ (X * (p * (1 - p))[:, None])
     decided = np.trace(np.linalg.solve(hessian + model.alpha_ * np.eye(4), hessian))
     assert model.n_effective_ == pytest.approx(decided, rel=1e-3)
+
+
+@pytest.mark.parametrize("curvature", ["ggn", "mc"])
+def test_log_evidence_of_classes_is_that_of_laplace(curvature):
+    """Of a linear softmax model at its minimum for a given alpha, with the Hessian written out in numpy."""
+    rng, alpha = np.random.default_rng(1), 2.0
+    X = rng.standard_normal((4000, 2))
+    codes = (X @ rng.standard_normal((2, 3)) + rng.gumbel(size=(4000, 3))).argmax(1)
+    module = Linear(2, 3).double()
+    optimizer = LevenbergMarquardt(module, CrossEntropy(curvature=curvature), alpha=alpha, solver="cholesky", seed=0)
+    data = torch.tensor(X), torch.tensor(codes)
+    for _ in range(60):
+        optimizer.step(*data)
+    weights = module.linear.weight.detach().numpy()
+    optimizer = LevenbergMarquardt(
+        module, CrossEntropy(curvature=curvature), alpha="bayes", solver="cholesky", seed=0, gtol=None
+    )
+    optimizer.param_groups[0]["alpha"], optimizer._has_alpha = alpha, True
+    found = optimizer.step(*data)
+
+    p = np.exp(X @ weights.T)
+    p /= p.sum(1, keepdims=True)
+    curvatures = np.einsum("ni,ij->nij", p, np.eye(3)) - p[:, :, None] * p[:, None, :]
+    hessian = np.einsum("nij,na,nb->iajb", curvatures, X, X).reshape(6, 6)
+    posterior = hessian + alpha * np.eye(6)
+    expected = np.log(p[np.arange(4000), codes]).sum() - alpha / 2 * np.sum(weights**2)
+    expected += 3 * np.log(alpha) - np.linalg.slogdet(posterior)[1] / 2
+    # drawn rows: each of the six eigenvalues is a sum over thousands, good to some percent; their logarithms are halved
+    assert found.log_evidence == pytest.approx(expected, abs=1e-5 if curvature == "ggn" else 0.2)
+    decided = np.trace(np.linalg.solve(posterior, hessian))
+    assert found.n_effective == pytest.approx(decided, rel=1e-5 if curvature == "ggn" else 1e-2)
 
 
 @QUIET
@@ -222,3 +254,46 @@ def test_bad_arguments(settings, message):
     with pytest.raises(ValueError, match=message):
         model.fit(X, y)
     assert not hasattr(model, "module_")
+
+
+def test_evidence_of_classes_that_hardly_rises_ends_the_fit():
+    X, y = load_iris(return_X_y=True)
+    model = LMClassifier(alpha="bayes", random_state=0).fit(X, y)
+    evidence, alpha = (np.array(model.history_[:, name]) for name in ("log_evidence", "alpha"))
+    landmarks = [0]
+    for epoch, value in enumerate(evidence):
+        ratio = alpha[epoch] / alpha[landmarks[-1]]
+        if value > evidence[landmarks[-1]] + 10 or not 0.5 <= ratio <= 2:
+            landmarks.append(epoch)
+    assert len(landmarks) > 2
+    assert landmarks[-1] == len(evidence) - 11  # n_iter_no_change epochs before the end
+    assert "the log evidence has risen by less than 10 in 10 epochs" in model.message_
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_single_class_has_nothing_to_fit(dtype):
+    X = RNG.standard_normal((10, 3))
+    model = LMClassifier(dtype=dtype, random_state=0).fit(X, np.full(10, "a"))
+    assert model.converged_
+    assert set(model.predict(X)) == {"a"}
+
+
+@QUIET
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "bayes"),
+        ({"module": Linear}, 0.01),
+        ({"batch_size": 20}, 0.01),
+        ({"selection": "random"}, 0.01),
+        ({"solver": "cg"}, 0.01),
+        ({"module__hidden_layer_sizes": (600,)}, 0.01),  # more than 3000 parameters
+        ({"alpha": 0.3}, 0.3),
+    ],
+    ids=str,
+)
+def test_default_alpha_of_a_classifier(settings, expected):
+    X = RNG.standard_normal((40, 4))
+    model = LMClassifier(max_epochs=2, random_state=0, **settings).fit(X, X[:, 0] + RNG.standard_normal(40) > 0)
+    assert hasattr(model, "log_evidence_") == (expected == "bayes")
+    assert expected == "bayes" or model.alpha_ == expected

@@ -296,6 +296,42 @@ def test_square_root_trick(case):
     torch.testing.assert_close(curvature, expected, rtol=1e-9, atol=1e-12)
 
 
+SAMPLED = {
+    "indices": (CrossEntropy, HARD),
+    "probabilities": (CrossEntropy, SOFT),
+    "weights of classes": (CrossEntropy, UNNORMALIZED),
+    "torch": (lambda **kw: TorchLoss(nn.CrossEntropyLoss(), **kw), HARD),
+    "torch, class weights": (lambda **kw: TorchLoss(nn.CrossEntropyLoss(weight=CLASS_WEIGHTS), **kw), HARD),
+    "torch, smoothed": (lambda **kw: TorchLoss(nn.CrossEntropyLoss(label_smoothing=0.1), **kw), HARD),
+}
+
+
+@pytest.mark.parametrize(("make", "targets"), SAMPLED.values(), ids=SAMPLED)
+def test_sampled_curvature_is_on_average_that_of_gauss_newton(make, targets):
+    """Over an even grid of random numbers, whose share of a class is off by at most one point."""
+    loss, n_points = make(curvature="mc"), 20_000
+    targets = loss.prepare(LOGITS, targets)
+    grid = (torch.arange(n_points).double() + 0.5) / n_points
+    for i in range(len(LOGITS)):
+        span = slice(i, i + 1)
+        many = LOGITS[span].expand(n_points, -1), targets[span].expand(n_points, *targets.shape[1:])
+        factor = loss.sampled(*many, grid)
+        assert factor.shape == (n_points, 1, 4)
+        expected = products(*loss.ggn(LOGITS[span], targets[span]))[1][0]
+        mean = (factor.mT @ factor).mean(0)
+        torch.testing.assert_close(mean, expected, rtol=0, atol=float(8 * factor.square().max() / n_points))
+
+
+@pytest.mark.parametrize("logits", [[800.0, -800.0, 0.0], [0.0, 0.0, 0.0], [-1e4, -1e4, -1e4]])
+@pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-53])
+def test_draws_at_the_ends_are_classes(logits, uniform):
+    loss = CrossEntropy(curvature="mc")
+    outputs = tensor(logits)
+    factor = loss.sampled(outputs, loss.prepare(outputs, torch.tensor([0])), torch.tensor([uniform]).double())[0, 0]
+    assert bool(torch.isfinite(factor).all())
+    assert float(factor.sum()) == pytest.approx(0, abs=1e-12)
+
+
 @by_case
 def test_nothing_carries_a_graph_or_changes_an_argument(case):
     loss = case.make()
@@ -842,8 +878,15 @@ def test_a_loss_instance_is_taken_as_it_is():
             {"bta": 2.0},
             r"`criterion__bta` is not a parameter of SmoothL1Loss; .* did you mean 'beta'\?",
         ),
-        ("squared_error", {"curvature": "gn"}, r"`criterion__curvature` must be one of 'ggn', 'sqrt'; got 'gn'"),
-        ("squared_error", {"curvature": 1}, r"`criterion__curvature` must be one of 'ggn', 'sqrt'; got 1"),
+        ("squared_error", {"curvature": "gn"}, r"`criterion__curvature` must be one of 'ggn', 'sqrt', 'mc'; got 'gn'"),
+        ("squared_error", {"curvature": 1}, r"`criterion__curvature` must be one of 'ggn', 'sqrt', 'mc'; got 1"),
+        (
+            "squared_error",
+            {"curvature": "mc"},
+            r"'mc'` is for the cross-entropy of several classes, which SquaredError",
+        ),
+        (nn.BCEWithLogitsLoss, {"curvature": "mc"}, r"'mc'` is for the cross-entropy of several classes"),
+        (nn.MultiMarginLoss, {"curvature": "mc"}, r"'mc'` is for the cross-entropy of several classes"),
         (
             nn.MultiMarginLoss,
             {"curvature": "ggn"},

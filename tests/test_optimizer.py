@@ -276,7 +276,7 @@ def test_poisson_equals_scikit_learn(solver, weighted):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("n_classes", [2, 3])
-@pytest.mark.parametrize("curvature", ["ggn", "sqrt"])
+@pytest.mark.parametrize("curvature", ["ggn", "sqrt", "mc"])
 def test_log_loss_equals_scikit_learn(solver, n_classes, curvature):
     """F = (1/W) sum l + alpha / (2 W) |w|^2: LogisticRegression with C = 1 / alpha."""
     rng = np.random.default_rng(0)
@@ -1010,6 +1010,77 @@ def test_no_tests_no_end():
     assert [optimizer.step(x, y).status for _ in range(5)] == ["running"] * 5
 
 
+# --- a sampled curvature ---
+
+
+def sampled_problem(optimizer, data):
+    with torch.no_grad():
+        batch, point = optimizer._evaluate(*data)
+        return optimizer._linearize(batch, point, None)[0]
+
+
+@pytest.mark.parametrize("solver", ["cholesky", "qr"])
+def test_sampled_curvature_is_unbiased_and_its_gradient_exact(solver):
+    """Weighted; over 400 steps the mean is within 5 of its standard errors, those of the draws themselves."""
+    module = net(n_in=3, n_out=4)
+    data = draw(60, 3), torch.arange(60) % 4, torch.rand(60, generator=torch.Generator().manual_seed(1)).double()
+    exact = sampled_problem(LevenbergMarquardt(module, CrossEntropy(), alpha=0.1, solver="cholesky"), data)
+    optimizer = LevenbergMarquardt(module, CrossEntropy(curvature="mc"), alpha=0.1, solver=solver, seed=0)
+    curvatures = []
+    for optimizer.n_steps in range(400):
+        problem = sampled_problem(optimizer, data)
+        curvatures.append(problem.curvature if solver == "cholesky" else problem.triangle.T @ problem.triangle)
+        torch.testing.assert_close(problem.gradient, exact.gradient, rtol=1e-9, atol=1e-12)
+        assert problem.residual_norm == pytest.approx(exact.residual_norm, rel=1e-9)
+    draws = torch.stack(curvatures)
+    error = draws.std(0) / 400**0.5
+    assert bool(((draws.mean(0) - exact.curvature).abs() <= 5 * error + 1e-12).all())
+    step = problem.solve(torch.full_like(problem.gradient, 0.3))
+    matrix = curvatures[-1] + 0.3 * torch.eye(len(step)).double()
+    torch.testing.assert_close(step, -torch.linalg.solve(matrix, exact.gradient), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("solver", ["cholesky", "qr", "svd"])
+def test_sampled_step_within_bounds(solver):
+    """Restricted to some parameters the problem is that of the explicit matrices."""
+    module = net(n_in=3, n_out=4)
+    data = draw(60, 3), torch.arange(60) % 4
+    optimizer = LevenbergMarquardt(module, CrossEntropy(curvature="mc"), alpha=0.1, solver=solver, seed=0)
+    problem = sampled_problem(optimizer, data)
+    matrix = problem.curvature if solver == "cholesky" else problem.triangle.T @ problem.triangle
+    free = torch.arange(len(matrix)) % 3 > 0
+    moved = torch.where(free, 0.0, draw(1, len(matrix))[0])
+    part = problem.restrict(free, moved)
+    right = (problem.gradient + matrix @ moved)[free]
+    expected = -torch.linalg.solve(matrix[free][:, free] + 0.2 * torch.eye(int(free.sum())).double(), right)
+    torch.testing.assert_close(part.solve(torch.full_like(right, 0.2)), expected, rtol=1e-8, atol=1e-10)
+
+
+def test_sampled_curvature_does_not_depend_on_chunks():
+    data = draw(60, 3), torch.arange(60) % 4
+    for alpha, n_in in ((0.1, 3), (0.0, 40)):  # the normal equations, and the dual form
+        data = draw(60, n_in), torch.arange(60) % 4
+        ends = []
+        for max_rows in (None, 14):
+            module = net(n_in=n_in, n_out=4)
+            keywords = {"alpha": alpha, "solver": "cholesky", "seed": 5, "jacobian_max_rows": max_rows}
+            optimizer = LevenbergMarquardt(module, CrossEntropy(curvature="mc"), **keywords)
+            losses = [optimizer.step(*data).loss for _ in range(3)]
+            ends.append(losses)
+            assert losses == sorted(losses, reverse=True)
+        np.testing.assert_allclose(*ends, rtol=1e-8)
+
+
+def test_sampled_curvature_with_conjugate_gradients_is_that_of_gauss_newton():
+    data = draw(60, 3), torch.arange(60) % 4
+    ends = []
+    for curvature in ("ggn", "mc"):
+        module = net(n_in=3, n_out=4)
+        optimizer = LevenbergMarquardt(module, CrossEntropy(curvature=curvature), solver="cg", seed=0)
+        ends.append([optimizer.step(*data).loss for _ in range(3)])
+    assert ends[0] == ends[1]
+
+
 # --- state ---
 
 
@@ -1027,6 +1098,7 @@ RESUMED = {
     "dropout_and_selection": (dropout_net, {"selection": RandomSelection(subset_size=5)}),
     "standard": (net, {"damping": "standard", "lr": 0.5, "alpha": 0.1}),
     "more": (net, {"damping": NielsenDamping(scaling="more")}),
+    "sampled": (lambda: net(n_out=3), {"criterion": CrossEntropy(curvature="mc")}),
 }
 
 
@@ -1041,7 +1113,7 @@ def through_torch_save(state):
 @pytest.mark.parametrize("how", ["state_dict", "pickle", "deepcopy"])
 def test_resumes_bit_for_bit(case, how):
     make, keywords = RESUMED[case]
-    x, y = draw(20, 2), draw(20, 1)
+    x, y = draw(20, 2), torch.arange(20) % 3 if case == "sampled" else draw(20, 1)
     optimizer = LevenbergMarquardt(make(), seed=1, **keywords)
     for _ in range(3):
         optimizer.step(x, y)

@@ -449,3 +449,14 @@ def test_blocks_of_rows_fold_into_the_triangle_of_all(n_rows, n_params):
     torch.testing.assert_close(signs[:, None] * triangle[:n_params], whole[:n_params, :-1], rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(signs * target[:n_params], whole[:n_params, -1], rtol=1e-9, atol=1e-9)
     assert float(square) == pytest.approx(float(residual @ residual), rel=1e-13)
+
+
+@pytest.mark.parametrize("n", [1, 60, 128, 300])
+@pytest.mark.parametrize("solver", [Cholesky, QR], ids=["Cholesky", "QR"])
+def test_inverse_diagonal(solver, n):
+    matrix, residual = draw(2 * n, n), draw(2 * n, seed=1)
+    penalty = torch.rand(n, generator=torch.Generator().manual_seed(0)).double()
+    diagonal, log_determinant = solver([(matrix, residual)], penalty, draw(n)).inverse_diagonal()
+    curvature = matrix.T @ matrix + torch.diag(penalty)
+    torch.testing.assert_close(diagonal, torch.linalg.inv(curvature).diagonal(), rtol=1e-7, atol=0)
+    assert log_determinant == pytest.approx(float(torch.logdet(curvature)), rel=1e-9, abs=1e-9)

@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from sklm.engine._checks import check_real
@@ -65,7 +64,7 @@ def check_alpha(alpha: float | str) -> bool:
 
 def first_alpha(loss: float) -> float:
     """Return an alpha to start from, for the mean loss at the start."""
-    return max(2 * FIRST_SHARE * loss, torch.finfo(torch.float64).tiny)
+    return 2 * FIRST_SHARE * loss or 1.0  # with nothing to fit, as for a single class, any does
 
 
 def has_dispersion(criterion: Loss) -> bool:

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sklm.engine._checks import check_choice
+from sklm.engine.gram import Gram, n_products
 from sklm.engine.layerwise import LayerwiseJacobian
 from sklm.engine.scalars import CHECKED_ROWS, ScalarJacobian
 
@@ -425,6 +426,42 @@ class ModuleFunction:
                 yield self._functional_rows(vector, indices, part, own, None if seed is None else seed + span.start)
             else:
                 yield block if indices is None else block[:, :, indices]
+
+    def gram(
+        self, vector: Tensor, inputs: Any, linearize: Callable[[slice], tuple[Tensor, Tensor]], *, chunk: int
+    ) -> tuple[Tensor, Tensor, float] | None:
+        """Return A'A, A'r and |r|^2 of all rows without forming them; None where that takes more memory than the rows.
+
+        Parameters
+        ----------
+        vector : Tensor of shape (n_params,)
+        inputs : tensor, tuple or dict of tensors, or Reader
+        linearize : callable
+            ``linearize(span)`` returns residual (n_samples, k) and factor (n_samples, k, n_outputs) of a slice of the
+            samples.
+        chunk : int
+            Samples whose rows fit in memory at once.
+        """
+        if self._fast_rows(vector, inputs, lambda span: linearize(span)[1], chunk) is None or self.layerwise is None:
+            return None
+        layers = self.layerwise.linear(vector.device)
+        if layers is None:
+            return None
+        per_sample = n_products(layers.values())
+        of_rows = linearize(slice(0, 1))[0].shape[1] * self.n_params
+        if per_sample > of_rows:
+            return None
+        sums, square = Gram(list(layers.values()), self.n_params), 0.0
+        at_once = chunk * of_rows // per_sample
+        for span, part in chunks(inputs, at_once):
+            residual, factor = linearize(span)
+            found = self.layerwise.factors(self._layerwise_record(vector, part), factor)
+            if found is None:
+                return None
+            columns = [layer.columns(found[path][0]) for path, layer in layers.items()]
+            sums.add(columns, [found[path][1] for path in layers], residual)
+            square += float(residual.square().sum())
+        return *sums.matrix(), square
 
     def _fast_rows(
         self, vector: Tensor, inputs: Any, factor: Factor, chunk: int

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sklm.engine.gram import LinearLayer, linear_layers
+
 Blocks = dict[str, Tensor]
 
 
@@ -184,10 +186,8 @@ class LayerwiseJacobian:
         """
         outputs, seen = record.outputs, record.seen
         n_samples, n_rows = factor.shape[:2]
-        for path, a, z in seen:  # a layer may have run on something else than all samples
-            least = 1 if isinstance(self.layers[path], nn.Embedding) else 2
-            if not isinstance(z, Tensor) or a.ndim < least or z.ndim < 2 or not len(a) == len(z) == n_samples:
-                return None
+        if not self._tells(record, n_samples):
+            return None
         tensors = [z for _, _, z in seen]
         if not outputs.requires_grad or not tensors:
             return factor.new_zeros(n_samples, n_rows, self.n_params)
@@ -198,6 +198,47 @@ class LayerwiseJacobian:
             )
             self._fill(block[:, k], seen, gradients)
         return block
+
+    def _tells(self, record: Record, n_samples: int) -> bool:
+        for path, a, z in record.seen:  # a layer may have run on something else than all samples
+            least = 1 if isinstance(self.layers[path], nn.Embedding) else 2
+            if not isinstance(z, Tensor) or a.ndim < least or z.ndim < 2 or not len(a) == len(z) == n_samples:
+                return False
+        return True
+
+    def linear(self, device: torch.device) -> dict[str, LinearLayer] | None:
+        """Return the layers where all of them are linear, see `gram`."""
+        return linear_layers(self.layers, self.places, device)
+
+    def factors(self, record: Record, factor: Tensor) -> dict[str, tuple[Tensor, Tensor]] | None:
+        """Return the factors of the rows of linear layers by path; None where a layer has not run once on vectors.
+
+        Parameters
+        ----------
+        record : Record
+            Of `forward`; used up unless the answer is None.
+        factor : Tensor of shape (n_samples, k, n_outputs)
+
+        Returns
+        -------
+        dict of str to (Tensor of shape (n_samples, n_inputs), Tensor of shape (n_samples, k, n_layer_outputs))
+        """
+        outputs, seen = record.outputs, record.seen
+        once = sorted(path for path, _, _ in seen) == sorted(self.layers)
+        flat = once and self._tells(record, len(factor)) and all(a.ndim == z.ndim == 2 for _, a, z in seen)
+        if not flat or not outputs.requires_grad:
+            return None
+        tensors = [z for _, _, z in seen]
+        found = [factor.new_zeros(*factor.shape[:2], z.shape[1]) for z in tensors]
+        n_rows = factor.shape[1]
+        for k in range(n_rows):
+            gradients = torch.autograd.grad(
+                outputs, tensors, factor[:, k], retain_graph=k < n_rows - 1, allow_unused=True
+            )
+            for whole, gradient in zip(found, gradients, strict=True):
+                if gradient is not None:
+                    whole[:, k] = gradient
+        return {path: (a.to(factor.dtype), d) for (path, a, _), d in zip(seen, found, strict=True)}
 
     def _fill(self, block: Tensor, seen: list[tuple[str, Tensor, Tensor]], gradients: Any) -> None:
         """Write the rows (n_samples, n_params) of one backward pass; a layer that runs twice adds to its rows."""

@@ -6,7 +6,8 @@ For samples with weights w_i >= 0, W = sum w_i, and module outputs f_i(theta), a
 
 1. Evaluate outputs and losses; the loss gives a residual r_i and a factor S_i per sample (`losses`).
 2. Rows A_i = sqrt(w_i/W) S_i J_i from the Jacobian J_i of the outputs, in chunks (`jacobian`); with the penalty they
-   make the curvature H = A'A + (alpha/W) I and the gradient g = A'r + (alpha/W) theta (`solvers`).
+   make the curvature H = A'A + (alpha/W) I and the gradient g = A'r + (alpha/W) theta (`solvers`). Of a sampled
+   curvature, S_i is drawn once per step, from the seed and the number of the step, and g is that of the loss.
 3. Solve (H + lambda D) d = -g (`solvers`, `damping`).
 4. The gain ratio rho = (F(theta) - F(theta + lr d)) / predicted reduction, where the model predicts, as d solves 3, the
    sum of positive terms  lr ((1 - lr/2) d'Hd + lambda d'Dd)  (More 1978, eq. 4.4, for lr = 1). Both reductions are
@@ -68,7 +69,7 @@ from sklm.engine.jacobian import (
 from sklm.engine.losses import Loss, resolve_loss
 from sklm.engine.matrix_free import ConjugateGradients
 from sklm.engine.selection import Selection, resolve_selection
-from sklm.engine.solvers import QR, SubProblem, choose_solver
+from sklm.engine.solvers import QR, Cholesky, Rows, SubProblem, choose_solver
 
 MINIMUM_GAIN_RATIO = 1e-4  # as MINPACK; smaller gains may be rounding
 # A batch with fewer rows than parameters says nothing about most directions, where the penalty and the noise of batches
@@ -484,7 +485,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         outputs = function.outputs(theta, inputs, keep=True)
         draws = any(map(_differ, before, rng_state(function.device)))
         targets = self.criterion.prepare(outputs, targets)
-        per_sample = 1 if self.criterion.curvature == "sqrt" else outputs.shape[1]
+        per_sample = {"ggn": outputs.shape[1], "sqrt": 1, "mc": 2}[self.criterion.curvature]
         if draws:
             chunk = samples_per_random_chunk(per_sample, theta)
         else:
@@ -532,8 +533,9 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             root = batch.weights[span].sqrt()
             return residual * root[:, None], factor * root[:, None, None]
 
-        per_sample = linearize(slice(0, 1))[0].shape[1]
-        n_rows = len(point.outputs) * per_sample
+        samples = self.criterion.curvature == "mc"
+        per_sample = 2 if samples else linearize(slice(0, 1))[0].shape[1]
+        n_rows = len(point.outputs) * (1 if samples else per_sample)
         if self._is_matrix_free(n_rows, len(theta)):
             problem = self._matrix_free(batch, point, indices, linearize, penalty, theta)
             return problem, n_rows, f"cg: {len(theta)} parameters, {n_rows} rows"
@@ -549,13 +551,22 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             for block in self.function.rows(point.theta, indices, batch.inputs, factor, seed=batch.seed, chunk=chunk):
                 yield block.flatten(0, 1), residual.flatten()
 
+        def solved(chunk: int) -> SubProblem:
+            if samples:
+                return self._sampled(batch, point, indices, penalty, theta, solver, chunk)
+            if solver is Cholesky and per_sample > 1 and indices is None and batch.seed is None:
+                sums = self.function.gram(point.theta, batch.inputs, linearize, chunk=chunk)
+                if sums is not None:
+                    return Cholesky.from_sums(*sums, penalty, theta)
+            return solver(rows(chunk), penalty, theta)
+
         solver, why = choose_solver(
             self.solver, n_rows, len(theta), theta.dtype, curve=self.is_curve, inverts=self.bayes
         )
         chunk = batch.chunk
         while True:
             try:
-                return solver(rows(chunk), penalty, theta), n_rows, why
+                return solved(chunk), n_rows, why
             except RuntimeError as error:
                 if not is_out_of_memory(error) or chunk == 1 or batch.seed is not None:
                     raise
@@ -567,6 +578,45 @@ class LevenbergMarquardt(torch.optim.Optimizer):
                 RuntimeWarning,
                 stacklevel=4,
             )
+
+    def _sampled(
+        self,
+        batch: _Batch,
+        point: _Point,
+        indices: Tensor | None,
+        penalty: Tensor,
+        theta: Tensor,
+        solver: Callable[[Rows, Tensor, Tensor], SubProblem],
+        chunk: int,
+    ) -> SubProblem:
+        """Return the sub-problem of curvature "mc": a drawn row per sample, and beside it one for the gradient.
+
+        The draws are the same however often this step asks for them.
+        """
+        generator = torch.Generator().manual_seed((self.seed + self.n_steps) % 2**62)
+        uniform = torch.rand(len(point.outputs), dtype=torch.float64, generator=generator).to(theta)
+        root = batch.weights.sqrt()
+        gradient, square = torch.zeros_like(theta), 0.0
+        residual = share = root
+
+        def factor(span: slice) -> Tensor:
+            nonlocal residual, share
+            share = root[span]
+            outputs, targets = point.outputs[span], take(batch.targets, span)
+            residual = share[:, None] * self.criterion.linearize(outputs, targets)[0]
+            drawn = self.criterion.sampled(outputs, targets, uniform[span])
+            return share[:, None, None] * torch.cat([drawn, self.criterion.gradient(outputs, targets)[:, None]], 1)
+
+        def rows() -> Iterator[tuple[Tensor, Tensor]]:
+            nonlocal gradient, square
+            for block in self.function.rows(point.theta, indices, batch.inputs, factor, seed=batch.seed, chunk=chunk):
+                gradient = gradient + share @ block[:, 1]
+                square += float(residual.square().sum())
+                yield block[:, 0], torch.zeros_like(share)
+
+        problem = solver(rows(), penalty, theta)
+        problem.add_gradient(gradient, math.sqrt(square))
+        return problem
 
     def _is_matrix_free(self, n_rows: int, n_params: int) -> bool:
         if self.bayes:
@@ -777,7 +827,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
     ) -> StepResult:
         """Step 7: polish a converged step of a curve, and take the convergence back where the offset denies it."""
         batch, point = judge
-        if not self.is_curve or batch.seed is not None:
+        if not self.is_curve or batch.seed is not None or self.criterion.curvature == "mc":
             return result
         if problem is None:
             problem = self._linearize(batch, point, indices)[0]

@@ -31,6 +31,7 @@ from torch import Tensor
 QR_MAX_PARAMS = 32  # up to here a QR of the rows costs little more than their Gram matrix
 QR_MAX_CURVE_PARAMS = 256
 JITTER = 1e-9
+INVERSE_BLOCK = 128  # columns
 QR_BLOCK = 4096  # rows
 GRAM_BLOCKS = 8  # rows of blocks of which only those on and above the diagonal are computed, each of
 MIN_GRAM_BLOCK, MAX_GRAM_BLOCK = 32, 256  # columns
@@ -54,10 +55,19 @@ class SubProblem(abc.ABC):
     diagonal: Tensor
     gradient: Tensor
     residual_norm: float
+    _adds: bool = False  # whether the gradient is not that of the rows
+
+    def add_gradient(self, gradient: Tensor, residual_norm: float) -> None:
+        """Add to A'r + a theta a gradient that the rows do not have, as that of a sampled curvature; and to |r|."""
+        self._adds = True
+        self.gradient = self.gradient + gradient
+        self.residual_norm = math.hypot(self.residual_norm, residual_norm)
 
     def solve(self, damping: Tensor) -> Tensor | None:
         """Return d for the damping diagonal lambda D (shape (p,), positive), or None when the factorization fails."""
-        return self._solve() if self.factorize(damping) else None
+        if not self.factorize(damping):
+            return None
+        return self.apply_inverse(-self.gradient) if self._adds else self._solve()
 
     @abc.abstractmethod
     def factorize(self, damping: Tensor) -> bool:
@@ -107,6 +117,17 @@ class Cholesky(SubProblem):
         self.residual_norm = float(square.sqrt())
         self._factor: Tensor | None = None
 
+    @classmethod
+    def from_sums(cls, gram: Tensor, gradient: Tensor, square: float, penalty: Tensor, theta: Tensor) -> Cholesky:
+        """Return the problem from A'A, A'r and |r|^2; `gram` becomes its own."""
+        problem = cls([], penalty, theta)
+        problem.curvature = gram
+        problem.diagonal = gram.diagonal()
+        problem.diagonal.add_(penalty)
+        problem.gradient = problem.gradient + gradient
+        problem.residual_norm = math.hypot(problem.residual_norm, math.sqrt(square))
+        return problem
+
     def factorize(self, damping: Tensor) -> bool:
         if self._factor is None:
             self._factor = torch.empty_like(self.curvature).T  # LAPACK's order of storage: factored in place
@@ -147,7 +168,14 @@ def _inverse_diagonal(curvature: Tensor) -> tuple[Tensor, float] | None:
         factor, info = torch.linalg.cholesky_ex(curvature + torch.diag(jitter))
     if int(info):
         return None
-    return torch.cholesky_inverse(factor).diagonal(), float(2 * factor.diagonal().log().sum())
+    diagonal = torch.empty_like(curvature[0])
+    for start in range(0, len(factor), INVERSE_BLOCK):  # the inverse of the factor, without the zeros above
+        below = factor[start:, start:]
+        n_columns = min(INVERSE_BLOCK, len(below))
+        unit = torch.eye(len(below), n_columns, dtype=factor.dtype, device=factor.device)
+        columns = torch.linalg.solve_triangular(below, unit, upper=False)
+        diagonal[start : start + n_columns] = columns.square().sum(0)
+    return diagonal, float(2 * factor.diagonal().log().sum())
 
 
 def _block_rows(n_params: int) -> Iterator[tuple[int, int]]:
@@ -230,9 +258,11 @@ class _Triangular(SubProblem):
         part = copy.copy(self)
         moved = torch.where(free, 0.0, step)
         part.target = self.target + self.triangle @ moved
-        part.residual_norm = _moved_norm(self, self.gradient + self.triangle.T @ (self.triangle @ moved), moved)
+        gradient = self.gradient + self.triangle.T @ (self.triangle @ moved)
+        part.residual_norm = _moved_norm(self, gradient, moved)
         part.triangle = self.triangle[:, free]
-        part.diagonal, part.gradient = self.diagonal[free], part.triangle.T @ part.target
+        part.diagonal = self.diagonal[free]
+        part.gradient = gradient[free] if self._adds else part.triangle.T @ part.target
         return part
 
 

@@ -8,7 +8,7 @@ and a positive semi-definite curvature C. Every loss gives both through a *resid
 
 so that the step solves the linear least-squares problem  min_d  sum_i |r_i + S_i J_i d|^2  whatever the loss is.
 
-Two curvatures:
+Three curvatures:
 
 ``"ggn"``
     The generalized Gauss-Newton matrix (Schraudolph 2002, "Fast curvature matrix-vector products", section 2): C is the
@@ -20,6 +20,13 @@ Two curvatures:
     The square-root trick: l is read as r^2 / 2 of the single residual r = sqrt(2 l), hence S = g' / sqrt(2 l) and
     C = g g' / (2 l). It works for every loss l >= 0 that autograd can differentiate, with one row per sample. This is
     the method that torch-levenberg-marquardt publishes.
+
+``"mc"``
+    The Gauss-Newton matrix sampled (Martens and Grosse 2015, "Optimizing neural networks with Kronecker-factored
+    approximate curvature", section 2: the Fisher information as a mean over the model's own distribution): for every
+    sample a class c is drawn from p, and S = p - e_c, one row, with the mean C = diag(p) - p p' over the draws. The
+    gradient is not S'r for any r; it is taken in full. For the cross-entropy of several classes, whose C has as many
+    rows as there are classes; that of all other losses has as few as it can.
 
 | loss | value l | gradient | curvature C |
 |---|---|---|---|

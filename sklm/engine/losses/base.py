@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sklm.engine._checks import check_choice
 
-Curvature = Literal["ggn", "sqrt"]
+Curvature = Literal["ggn", "sqrt", "mc"]
 
 
 class Loss(nn.Module, abc.ABC):
@@ -21,9 +21,9 @@ class Loss(nn.Module, abc.ABC):
 
     Parameters
     ----------
-    curvature : {"ggn", "sqrt"}, default=None
-        Generalized Gauss-Newton or square-root trick, see the module text. ``None`` takes ``"ggn"`` where the loss
-        defines it, else ``"sqrt"``.
+    curvature : {"ggn", "sqrt", "mc"}, default=None
+        Generalized Gauss-Newton, square-root trick or sampled Gauss-Newton, see the module text. ``None`` takes
+        ``"ggn"`` where the loss defines it, else ``"sqrt"``.
 
     Attributes
     ----------
@@ -40,11 +40,16 @@ class Loss(nn.Module, abc.ABC):
     def _set_curvature(self, curvature: Curvature | None) -> None:
         if curvature is None:
             curvature = "ggn" if self._has_ggn() else "sqrt"
-        check_choice("criterion__curvature", curvature, ["ggn", "sqrt"])
+        check_choice("criterion__curvature", curvature, ["ggn", "sqrt", "mc"])
         if curvature == "ggn" and not self._has_ggn():
             raise ValueError(
                 f"`criterion__curvature='ggn'` needs a loss that defines it, and {self} does not; "
                 "pass curvature='sqrt' or override `ggn`."
+            )
+        if curvature == "mc" and not self._has_sampled():
+            raise ValueError(
+                f"`criterion__curvature='mc'` is for the cross-entropy of several classes, which {self} is not; "
+                "pass 'ggn' or 'sqrt'."
             )
         self.curvature = curvature
 
@@ -53,6 +58,9 @@ class Loss(nn.Module, abc.ABC):
 
     def _has_ggn(self) -> bool:
         return type(self).ggn is not Loss.ggn
+
+    def _has_sampled(self) -> bool:
+        return type(self).sampled is not Loss.sampled
 
     def forward(self, outputs: Tensor, targets: Any) -> Tensor:
         """Return the mean loss over the samples, as torch's losses do."""
@@ -85,8 +93,22 @@ class Loss(nn.Module, abc.ABC):
         """Return residual (n_samples, k) and factor (n_samples, k, n_outputs) of the Gauss-Newton curvature."""
         raise TypeError(f"{type(self).__name__} defines no Gauss-Newton curvature; use curvature='sqrt'.")
 
+    def sampled(self, outputs: Tensor, targets: Any, uniform: Tensor) -> Tensor:
+        """Return the factor (n_samples, 1, n_outputs) of a curvature whose mean over draws is that of `ggn`.
+
+        Parameters
+        ----------
+        outputs, targets
+            As in `linearize`.
+        uniform : Tensor of shape (n_samples,)
+            Random numbers, uniform on [0, 1), from which the draws are made.
+        """
+        raise TypeError(f"{type(self).__name__} defines no sampled curvature.")
+
     def linearize(self, outputs: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
         """Return residual r and factor S of the chosen curvature, with S'r the gradient and S'S the curvature.
+
+        For ``"mc"`` those of ``"ggn"``, the mean of its draws.
 
         Parameters
         ----------
@@ -99,7 +121,7 @@ class Loss(nn.Module, abc.ABC):
         residual : Tensor of shape (n_samples, k)
         factor : Tensor of shape (n_samples, k, n_outputs)
         """
-        if self.curvature == "ggn":
+        if self.curvature != "sqrt":
             return self.ggn(outputs, targets)
         value = self.value(outputs, targets).detach()
         if bool((value < 0).any()):

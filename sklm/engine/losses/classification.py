@@ -20,7 +20,7 @@ class CrossEntropy(Loss):
 
     Parameters
     ----------
-    curvature : {"ggn", "sqrt"}, default="ggn"
+    curvature : {"ggn", "sqrt", "mc"}, default="ggn"
     """
 
     task = "classification"
@@ -56,6 +56,13 @@ class CrossEntropy(Loss):
         residual = torch.where(total > 0, -targets / root, 0.0)
         identity = torch.eye(outputs.shape[1], dtype=outputs.dtype, device=outputs.device)
         return residual, root[:, :, None] * (identity - probability[:, None, :])
+
+    def sampled(self, outputs: Tensor, targets: Any, uniform: Tensor) -> Tensor:
+        # A class c drawn from p gives the row S = sqrt(s) (p - e_c); E[e_c] = p makes E[S'S] = s (diag(p) - pp').
+        probability = outputs.softmax(1)
+        drawn = (probability.cumsum(1) <= uniform[:, None]).sum(1).clamp_max(outputs.shape[1] - 1)
+        row = probability - F.one_hot(drawn, outputs.shape[1])
+        return (targets.sum(1, keepdim=True).sqrt() * row)[:, None, :]
 
     def mean(self, outputs: Tensor) -> Tensor:
         return outputs.softmax(1)

@@ -25,8 +25,8 @@ class TorchLoss(Loss):
     ----------
     criterion : torch.nn.Module
         The loss; copied, and evaluated with ``reduction="none"``.
-    curvature : {"ggn", "sqrt"}, default=None
-        ``None`` takes ``"ggn"`` where there is a twin.
+    curvature : {"ggn", "sqrt", "mc"}, default=None
+        ``None`` takes ``"ggn"`` where there is a twin; ``"mc"`` is for `CrossEntropyLoss`.
     """
 
     criterion: Any
@@ -54,6 +54,9 @@ class TorchLoss(Loss):
     def _has_ggn(self) -> bool:
         return getattr(self, "twin", None) is not None and self._twin_has_curvature
 
+    def _has_sampled(self) -> bool:
+        return isinstance(getattr(self, "twin", None), CrossEntropy)
+
     def value(self, outputs: Tensor, targets: Any) -> Tensor:
         if isinstance(self.twin, BinaryCrossEntropy) and not self.twin.from_logits and self._twin_has_curvature:
             values = self.twin.value(outputs, targets)  # as torch's, and nan where torch raises
@@ -74,6 +77,11 @@ class TorchLoss(Loss):
             scale = self._twin_scale if self.sums else self._twin_scale / outputs.shape[1]
         residual, factor = self.twin.ggn(outputs, targets)
         return residual * scale**0.5, factor * scale**0.5
+
+    def sampled(self, outputs: Tensor, targets: Any, uniform: Tensor) -> Tensor:
+        if not isinstance(self.twin, CrossEntropy):
+            return super().sampled(outputs, targets, uniform)
+        return self.twin.sampled(outputs, _class_weights(self.criterion, outputs, targets), uniform)
 
     def prepare(self, outputs: Tensor, targets: Any) -> Any:
         if isinstance(self.criterion, nn.CrossEntropyLoss) and not targets.is_floating_point():
