@@ -411,21 +411,28 @@ class ModuleFunction:
                 "LayerNorm, BatchNorm or Embedding layers that do nothing else with them, without random numbers; pass "
                 "'auto'."
             )
-        kept, self._kept = self._kept, None  # a graph is used up by its rows
-        records = kept[3] if kept is not None and kept[0] is vector and kept[1] is inputs and kept[2] == chunk else {}
+        records = self._records(vector, inputs, chunk)
         for span, part in chunks(inputs, chunk):
             own = of(span)
-            record = block = None
+            block = None
             if fast is not None:
                 record = records.pop(span.start, None) or self._record(vector, part)
-            if fast is not None and record is not None:
-                if not isinstance(inputs, Reader):
-                    self._chunk, self._kept_samples = chunk, CHUNK_BYTES * len(own) // max(1, record.n_bytes)
-                block = fast(vector, part, record, own)
+                self._size_up(record, len(own), inputs, chunk)
+                block = None if record is None else fast(vector, part, record, own)
             if block is None:  # the module takes another way for these samples
                 yield self._functional_rows(vector, indices, part, own, None if seed is None else seed + span.start)
             else:
                 yield block if indices is None else block[:, :, indices]
+
+    def _records(self, vector: Tensor, inputs: Any, chunk: int) -> dict[int, Any]:
+        """Return the kept forward passes of these chunks by their first sample, and let them go."""
+        kept, self._kept = self._kept, None  # a graph is used up by its rows
+        return kept[3] if kept is not None and kept[0] is vector and kept[1] is inputs and kept[2] == chunk else {}
+
+    def _size_up(self, record: Any, n_samples: int, inputs: Any, chunk: int) -> None:
+        """Note in which chunks `outputs` may keep its forward passes, and of how many samples."""
+        if record is not None and not isinstance(inputs, Reader):
+            self._chunk, self._kept_samples = chunk, CHUNK_BYTES * n_samples // max(1, record.n_bytes)
 
     def gram(
         self, vector: Tensor, inputs: Any, linearize: Callable[[slice], tuple[Tensor, Tensor]], *, chunk: int
@@ -453,9 +460,12 @@ class ModuleFunction:
             return None
         sums, square = Gram(list(layers.values()), self.n_params), 0.0
         at_once = chunk * of_rows // per_sample
+        records = self._records(vector, inputs, at_once)
         for span, part in chunks(inputs, at_once):
             residual, factor = linearize(span)
-            found = self.layerwise.factors(self._layerwise_record(vector, part), factor)
+            record = records.pop(span.start, None) or self._layerwise_record(vector, part)
+            self._size_up(record, len(factor), inputs, at_once)
+            found = self.layerwise.factors(record, factor)
             if found is None:
                 return None
             columns = [layer.columns(found[path][0]) for path, layer in layers.items()]
