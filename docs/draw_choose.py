@@ -28,8 +28,8 @@ QUESTIONS = {
         (None, '"auto"\n(default)'),
     ],
     "batch": [
-        ("a full-batch step\nin a second?", "batch_size=-1\n(default)"),
-        ("rows per batch\nabove parameters?", "batch_size=1000\nlr 1, noisy data 0.3"),
+        ("a full-batch step\nfast enough?", "batch_size=-1\n(default)"),
+        ("rows per batch\nabove parameters?", 'batch_size="auto"\nor 200, 1000'),
         (None, "larger batches,\na smaller network,\nor Adam"),
     ],
     "regularization": [

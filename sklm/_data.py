@@ -138,7 +138,7 @@ class Batches:
     ----------
     data : TensorData
     size : int or callable returning int
-        Samples per batch, asked for at every pass; -1 for all. The last batch may be smaller.
+        Samples per batch at most, asked for at every pass; -1 for all. The batches of a pass have about one size.
     epoch_seed : callable returning int, default=None
         Called once per pass for the seed of its order; None keeps the order.
     """
@@ -151,8 +151,8 @@ class Batches:
     @property
     def batch_size(self) -> int:
         """Samples per batch of the next pass."""
-        size = self.size() if callable(self.size) else self.size
-        return len(self.data) if size == -1 else min(size, len(self.data))
+        n_samples, size = len(self.data), self.size() if callable(self.size) else self.size
+        return n_samples if size == -1 else -(-n_samples // -(-n_samples // size))  # no small one at the end
 
     def __len__(self) -> int:
         return -(-len(self.data) // self.batch_size)

@@ -1071,10 +1071,10 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             # with the full batch, and without validation or evidence, the last parameters are the best
             any_epoch = self.early_stopping or self._by_evidence or run.steps_needed > 1
             run.keep(score, row["epoch"], self.module_ if any_epoch else None)
-        waited = row["epoch"] - (run.best_epoch or row["epoch"] - run.n_epochs)
         if not run.on_all:
             self._judge_batches()
-        elif run.settled >= run.steps_needed:
+        waited = row["epoch"] - max(run.best_epoch or row["epoch"] - run.n_epochs, run.grown_epoch)
+        if run.on_all and run.settled >= run.steps_needed:
             run.verdict = "Converged" if run.status == "converged" else "Stopped"
         elif self.early_stopping and waited >= self.n_iter_no_change:
             run.verdict = "Stopped early"
@@ -1100,7 +1100,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             return
         growth = rows[-1]["growth"] * GROWTH
         self.history.record("growth", ALL if settled else growth)
-        run.settled = 0
+        run.settled, run.grown_epoch = 0, self.history[-1, "epoch"]
         if not self.early_stopping:
             run.best_score = math.inf  # losses after a step on a batch of another size do not compare
 
@@ -1283,6 +1283,7 @@ class _Run:
     score: float = math.inf  # what runs are compared by
     train: TensorData | None = None  # the rows used for training
     on_all: bool = True  # whether the steps of this epoch are on all rows
+    grown_epoch: int = 0  # the last with batches smaller than those that follow
     progress: Progress | None = None
 
     def keep(self, score: float, epoch: int, module: nn.Module | None) -> None:

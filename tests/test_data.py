@@ -368,3 +368,9 @@ def test_predictions_from_disk(tmp_path):
     model = LMRegressor(alpha=1.0, **SETTINGS | {"max_epochs": 300}).fit(X_STORED, Y_STORED)
     np.testing.assert_array_equal(model.predict(on_disk(tmp_path, X_STORED)), model.predict(X_STORED))
     np.testing.assert_array_equal(model.predict(Counting(X_STORED, Y_STORED)), model.predict(X_STORED))
+
+
+def test_batches_have_about_one_size():
+    data = TensorData(torch.arange(25.0)[:, None], np.arange(25), torch.arange(25.0))
+    assert [len(batch[1]) for batch in Batches(data, 8, lambda: 0)] == [7, 7, 7, 4]
+    assert [len(batch[1]) for batch in Batches(data, 5, lambda: 0)] == [5, 5, 5, 5, 5]

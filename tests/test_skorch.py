@@ -416,18 +416,18 @@ def test_valid_split_with_weights():
 
 
 def test_history_slices():
-    model = regressor(batch_size=15, max_epochs=4, ftol=None, xtol=None, gtol=None).fit(X, Y)
+    model = regressor(batch_size=15, max_epochs=3, ftol=None, xtol=None, gtol=None).fit(X, Y)
     assert isinstance(model.history_, skorch.history.History)
     assert model.history is model.history_
     losses = model.history_[:, "train_loss"]
-    assert len(losses) == 4
+    assert len(losses) == 3
     assert all(isinstance(loss, float) for loss in losses)
     damping = model.history_[:, "batches", :, "damping"]
-    assert [len(epoch) for epoch in damping] == [3, 3, 3, 3]
+    assert [len(epoch) for epoch in damping] == [3, 3, 3]
     assert all(value > 0 for epoch in damping for value in epoch)
     assert model.history_[:, ("epoch", "attempts")][0][0] == 1
     assert model.history_[-1, "batches", -1, "gain_ratio"] == model.history_[-1, "gain_ratio"]
-    sizes = np.array([15, 15, 10])
+    sizes = np.array([14, 14, 12])
     batches = np.array(model.history_[:, "batches", :, "train_loss"])
     np.testing.assert_allclose(batches @ sizes / 40, losses)
 
