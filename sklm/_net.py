@@ -65,7 +65,7 @@ from sklm.curves import Curve, curve, is_curve
 from sklm.engine import LevenbergMarquardt
 from sklm.engine._checks import check_integer, check_keywords, check_real, did_you_mean
 from sklm.engine.damping import resolve_damping
-from sklm.engine.evidence import check_alpha, has_dispersion
+from sklm.engine.evidence import LEAST_EFFECTIVE, check_alpha, has_dispersion
 from sklm.engine.jacobian import (
     Reader,
     call_module,
@@ -1135,6 +1135,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 setattr(self, f"{name}_", last[name])
         if hasattr(self, "n_effective_"):
             found = f"alpha={self.alpha_:.3g} by the evidence, {self.n_effective_:.4g} effective parameters"
+            if self.n_effective_ - int((~self.optimizer_.penalized).sum()) < LEAST_EFFECTIVE:
+                found += ", no weight among them: the outputs are constant; try another random_state, n_init or damping"
             reason = f"{reason}; {found}".removeprefix("; ")
         self.converged_ = run.verdict == "Converged"
         epochs = "epoch" if self.n_iter_ == 1 else "epochs"

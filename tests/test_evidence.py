@@ -297,3 +297,11 @@ def test_default_alpha_of_a_classifier(settings, expected):
     model = LMClassifier(max_epochs=2, random_state=0, **settings).fit(X, X[:, 0] + RNG.standard_normal(40) > 0)
     assert hasattr(model, "log_evidence_") == (expected == "bayes")
     assert expected == "bayes" or model.alpha_ == expected
+
+
+def test_message_of_a_network_that_ends_as_a_constant():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((30, 1))
+    model = LMRegressor(module__hidden_layer_sizes=(1,), alpha="bayes", random_state=0).fit(X, rng.standard_normal(30))
+    assert np.ptp(model.predict(X)) < 1e-3
+    assert "no weight among them: the outputs are constant" in model.message_
