@@ -4,7 +4,8 @@ The task that torch-levenberg-marquardt publishes: 20 000 points, a network with
 seed draws the points, and both libraries start from networks of that seed and run in turn in this process, on one
 thread. The clock stops after the first epoch whose parameters reach the error on all points; what the check itself
 takes is not counted. sklm is timed through `LMRegressor.fit`, its peer as its README runs it (float32, QR, standard
-damping), and in float64 too. Fits that have not arrived after `MAX_EPOCHS` epochs count with the time they took.
+damping); both in float32 and in float64, and the goal is for the peer's own, float32. The batches of sklm begin with
+1000 points and grow when the loss stops falling, its rule. Fits that have not arrived after `MAX_EPOCHS` epochs count with the time they took.
 
 The plot adds, for one seed, networks of the same size trained by first-order and quasi-Newton methods: skorch with Adam
 (batches of 1000, its own data loader) and with L-BFGS (full batch), and scikit-learn's MLPRegressor with both.
@@ -46,8 +47,9 @@ class Clock(Callback):
             raise KeyboardInterrupt
 
 
-def run_sklm(X, y, seed):
+def run_sklm(X, y, seed, dtype):
     clock = Clock(X, y)
+    X, y = X.astype(dtype), y.astype(dtype)
     start = time.perf_counter()
     LMRegressor(
         batch_size=1000, max_epochs=MAX_EPOCHS, random_state=seed, callbacks=[clock], ftol=None, xtol=None, gtol=None
@@ -149,7 +151,8 @@ def main():
     set_threads(1)
     seeds = range(2 if is_quick else 10)
     contenders = {
-        "sklm": run_sklm,
+        "sklm float32": lambda *a: run_sklm(*a, np.float32),
+        "sklm float64": lambda *a: run_sklm(*a, np.float64),
         f"{PEER} float32": lambda *a: run_peer(*a, torch.float32),
         f"{PEER} float64": lambda *a: run_peer(*a, torch.float64),
     }
@@ -172,23 +175,24 @@ def main():
                 "seconds (median)": f"{own['seconds'].median():.2f}",
                 "epochs (median)": f"{own['epochs'].median():g}",
                 "arrived": f"{(own['MSE'] <= GOAL).sum()} of {len(own)}",
-                "time over sklm (median)": f"{(wide[name] / wide['sklm']).median():.1f}",
-                "(least)": f"{(wide[name] / wide['sklm']).min():.1f}",
+                "time over sklm, same dtype (median)": f"{(wide[name] / wide['sklm ' + name[-7:]]).median():.1f}",
+                "(least)": f"{(wide[name] / wide['sklm ' + name[-7:]]).min():.1f}",
             }
         )
-    ratios = {name: (wide[name] / wide["sklm"]).median() for name in list(contenders)[1:]}
+    ratios = {kind: (wide[f"{PEER} {kind}"] / wide[f"sklm {kind}"]).median() for kind in ("float32", "float64")}
     slower = [
         {"method": name, "seconds": f"{taken[-1]:.1f}", "MSE": f"{errors[-1]:.1e}"}
         for name, (taken, errors) in list(curves.items())[len(contenders) :]
     ]
     goal = Goal(
         "sinc(10 x), time to MSE 3.3e-7",
-        f"{min(ratios.values()):.1f} x the speed of the faster of its dtypes, median of {len(seeds)} seeds",
+        f"{ratios['float32']:.1f} x its speed in float32, {ratios['float64']:.1f} x in float64, medians of {len(seeds)} "
+        "seeds",
         "10 x faster than torch-levenberg-marquardt",
-        bool(min(ratios.values()) >= 10),
+        bool(ratios["float32"] >= 10),
     )
     text = (
-        f"61 parameters, 20 000 points, batches of 1000, one thread, {len(seeds)} seeds; who has not arrived after "
+        f"61 parameters, 20 000 points, batches that begin with 1000, one thread, {len(seeds)} seeds; who has not arrived after "
         f"{MAX_EPOCHS} epochs counts with the time that these took.\n\n{markdown(lines)}\n\n"
         f"One start of first-order and quasi-Newton methods, stopped by time:\n\n{markdown(slower)}"
     )
