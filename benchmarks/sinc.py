@@ -5,7 +5,8 @@ seed draws the points, and both libraries start from networks of that seed and r
 thread. The clock stops after the first epoch whose parameters reach the error on all points; what the check itself
 takes is not counted. sklm is timed through `LMRegressor.fit`, its peer as its README runs it (float32, QR, standard
 damping); both in float32 and in float64, and the goal is for the peer's own, float32. The batches of sklm begin with
-1000 points and grow when the loss stops falling, its rule. Fits that have not arrived after `MAX_EPOCHS` epochs count with the time they took.
+1000 points and grow when the loss stops falling, as is its rule. Fits that have not arrived after `MAX_EPOCHS` epochs
+count with the time they took.
 
 The plot adds, for one seed, networks of the same size trained by first-order and quasi-Newton methods: skorch with Adam
 (batches of 1000, its own data loader) and with L-BFGS (full batch), and scikit-learn's MLPRegressor with both.
@@ -186,14 +187,13 @@ def main():
     ]
     goal = Goal(
         "sinc(10 x), time to MSE 3.3e-7",
-        f"{ratios['float32']:.1f} x its speed in float32, {ratios['float64']:.1f} x in float64, medians of {len(seeds)} "
-        "seeds",
+        f"{ratios['float32']:.1f} x in float32, {ratios['float64']:.1f} x in float64, medians of {len(seeds)} seeds",
         "10 x faster than torch-levenberg-marquardt",
         bool(ratios["float32"] >= 10),
     )
     text = (
-        f"61 parameters, 20 000 points, batches that begin with 1000, one thread, {len(seeds)} seeds; who has not arrived after "
-        f"{MAX_EPOCHS} epochs counts with the time that these took.\n\n{markdown(lines)}\n\n"
+        f"61 parameters, 20 000 points, batches that begin with 1000, one thread, {len(seeds)} seeds; who has not "
+        f"arrived after {MAX_EPOCHS} epochs counts with the time that these took.\n\n{markdown(lines)}\n\n"
         f"One start of first-order and quasi-Newton methods, stopped by time:\n\n{markdown(slower)}"
     )
     plot_curves(folder(is_quick) / "plots" / "sinc.png", curves, ylabel="mean squared error", goal=GOAL)
