@@ -1,6 +1,5 @@
 """Settings of the documentation; `make docs` builds it."""
 
-import os
 import re
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from docutils.utils.math.latex2mathml import tex2mathml
 import sklm
 
 matplotlib.use("Agg")
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(1)
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results.md"
 
