@@ -7,6 +7,7 @@ carry targets and weights along.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -150,16 +151,16 @@ class Batches:
 
     @property
     def batch_size(self) -> int:
-        """Samples per batch of the next pass."""
-        n_samples, size = len(self.data), self.size() if callable(self.size) else self.size
-        return n_samples if size == -1 else -(-n_samples // -(-n_samples // size))  # no small one at the end
+        """Samples of the largest batch of the next pass."""
+        return -(-len(self.data) // len(self))
 
     def __len__(self) -> int:
-        return -(-len(self.data) // self.batch_size)
+        size = self.size() if callable(self.size) else self.size
+        return 1 if size == -1 else -(-len(self.data) // size)
 
     def __iter__(self) -> Iterator[Batch]:
-        n_samples, size = len(self.data), self.batch_size
-        if size == n_samples:
+        n_samples, n_batches = len(self.data), len(self)
+        if n_batches == 1:
             data = self.data
             yield Batch(data.X, data.y, data.targets, data.weights)
             return
@@ -167,7 +168,11 @@ class Batches:
         if self.epoch_seed is not None:
             generator = torch.Generator().manual_seed(self.epoch_seed())
             order = torch.randperm(n_samples, generator=generator).numpy()
-        parts = (self.data.take(span if order is None else order[span]) for span in spans(n_samples, size))
+        least, longer = divmod(n_samples, n_batches)  # so many have one more
+        ends = [i * least + min(i, longer) for i in range(n_batches + 1)]
+        parts = (
+            self.data.take(slice(*span) if order is None else order[slice(*span)]) for span in itertools.pairwise(ends)
+        )
         batch = first = next(parts)
         for following in parts:
             batch.following = following

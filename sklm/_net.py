@@ -110,10 +110,10 @@ ALPHA_CHANGE = 2.0  # a factor: alpha that still changes so much has not been fo
 MANY_ROWS, SOME_ROWS = 2**18, 2**15  # a curve with many rows starts from a fit to some of them
 INIT_ROWS = 2**16  # of those read batch by batch: enough for the scales of a new module
 # Mini-batches: an epoch in which the loss falls by less than a share makes them larger by a factor, up to all rows.
-LEAST_FALL, GROWTH, ALL = 0.01, 4, 2**62
+LEAST_FALL, GROWTH, ALL = 0.01, 4, 2**30
 # batch_size="auto": rows of the first batches, at least and per parameter, and how many of them the data must fill
 LEAST_BATCH, ROWS_PER_PARAM, FEWEST_BATCHES = 1000, 5, 4
-RESTART_SEED = 2**31  # far from the seeds that follow one another within a run
+RESTART_SEED = 0x9E3779B1  # odd, as torch takes seeds modulo 2**32; far from those of the epochs of a run
 
 
 class StopTraining(KeyboardInterrupt):
@@ -391,7 +391,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         if weights is not None and not weights.all():
             data = data.subset(np.flatnonzero(weights))  # weight 0 is a row that is not there
         sees_rows = self.early_stopping or self.train_split or isinstance(self.callbacks, list)
-        if self._on_all_rows and not sees_rows and self._init_takes_weights():
+        if (self.batch_size == -1 or is_curve(self.module)) and not sees_rows and self._init_takes_weights():
             data = merge_repeated_rows(data, self.dtype_)
         return data
 
@@ -478,7 +478,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
                 self._start_on_some_rows(train)
             self._is_new = False
         elif self.early_stopping and valid is not None and self.history:  # a warm fit must not end worse than it began
-            self._run.keep(self._loss(valid), self.history[-1]["epoch"], self.module_)
+            self._run.keep(self._loss(valid), len(self.history), self.module_)
         return train, valid
 
     def _early_stopping_split(self, data: Data) -> Iterator[torch.utils.data.Subset[Any]]:
@@ -511,6 +511,12 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             lambda: (self.optimizer_.seed + len(self.history)) % 2**62,
         )
 
+    def _growth_so_far(self) -> int:
+        """Return the factor of the size of the batches of this epoch."""
+        run = self.__dict__.get("_run")
+        is_first = run is not None and run.n_epochs == 0 and run.is_new
+        return self.history[-2].get("growth", 1) if len(self.history) > 1 and not is_first else 1
+
     @property
     def _on_all_rows(self) -> bool:
         """Whether every step is on all rows, as far as the settings tell."""
@@ -526,7 +532,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             size = max(LEAST_BATCH, ROWS_PER_PARAM * n_params // self._n_module_outputs())
             if self._on_all_rows or n_rows < FEWEST_BATCHES * size:
                 return -1
-        growth = self.history[-2].get("growth", 1) if len(self.history) > 1 else 1
+        growth = self._growth_so_far()
         return -1 if growth > 1 and 2 * size * growth > n_rows else int(size * growth)  # no half a batch at the end
 
     # ------------------------------------------------------------------ components
@@ -594,7 +600,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         if type(self.optimizer_.damping) is type(used.damping):
             self.optimizer_.damping.load_state_dict(used.damping.state_dict())
         history = History()
-        history.extend(self.history_)
+        history.extend(row for row in self.history_ if "train_loss" in row)  # without an interrupted epoch
         self.history_ = history
 
     def _module_source(self) -> dict[str, Any]:
@@ -990,11 +996,16 @@ class LMNet(skorch.NeuralNet, abc.ABC):
     def on_epoch_begin(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
         """Open a new epoch in the history."""
         super().on_epoch_begin(net, dataset_train=dataset_train, dataset_valid=dataset_valid, **kwargs)
+        if not self._on_all_rows:  # batches that have grown stay so when a fit goes on with as many rows
+            begin = [self.batch_size, len(dataset_train)]
+            if not self._run.n_epochs and len(self.history) > 1:
+                self._run.is_new = self.history[-2].get("first_batch_size") != begin
+            self.history.record("first_batch_size", begin)
         batches = self.get_iterator(dataset_train, training=True)
         n_batches = len(batches)
         if not self._on_all_rows:
             self.history.record("batch_size", batches.batch_size)
-            self.history.record("growth", self.history[-2].get("growth", 1) if len(self.history) > 1 else 1)
+            self.history.record("growth", self._growth_so_far())
         self._run.on_all = n_batches == 1
         self._run.steps_needed = max(n_batches, self.optimizer_.steps_per_sweep)
         self._run.train = dataset_train
@@ -1062,7 +1073,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             score = row.get("valid_loss", math.nan)
         elif self._by_evidence:  # a later epoch fits more closely, so it takes the place of one that is hardly better
             score = -row["log_evidence"]
-            run.least_score = min(score, run.least_score)
+            run.least_score = min(run.least_score, score)  # in this order a nan does not count
             needed = run.least_score + EVIDENCE_NOISE
             change = max(row["alpha"], run.landmark_alpha) / min(row["alpha"], run.landmark_alpha)
             if score < run.landmark - EVIDENCE_NOISE or (change > ALPHA_CHANGE and math.isfinite(score)):
@@ -1090,7 +1101,7 @@ class LMNet(skorch.NeuralNet, abc.ABC):
 
     def _judge_batches(self) -> None:
         """Let the batches grow where they have nothing more to say: the loss before each step has stopped to fall."""
-        run, rows = self._run, self.history[-2:]
+        run, rows = self._run, self.history[-1:] if self._run.n_epochs == 1 and self._run.is_new else self.history[-2:]
         sizes = {row.get("batch_size") for row in rows}
         stalls = (
             len(rows) == 2 and len(sizes) == 1 and rows[1]["initial_loss"] > (1 - LEAST_FALL) * rows[0]["initial_loss"]
@@ -1129,6 +1140,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         self.alpha_ = last.get("alpha", self.optimizer_.param_groups[0]["alpha"])
         chosen = self.early_stopping or (self._by_evidence and run.best_epoch)
         run.score = run.best_score if chosen else self.loss_
+        if not run.on_all and not chosen and run.train is not None:  # the losses of small batches do not compare
+            run.score = self._loss(run.train)
         for name in ("n_effective", "log_evidence"):
             self.__dict__.pop(f"{name}_", None)
             if math.isfinite(last.get(name, math.nan)):
@@ -1284,6 +1297,7 @@ class _Run:
     second: bool = False  # whether this is the second strategy
     score: float = math.inf  # what runs are compared by
     train: TensorData | None = None  # the rows used for training
+    is_new: bool = False  # whether the batches are not those of the run before
     on_all: bool = True  # whether the steps of this epoch are on all rows
     grown_epoch: int = 0  # the last with batches smaller than those that follow
     progress: Progress | None = None

@@ -149,8 +149,9 @@ class LMRegressor(RegressorMixin, Uncertainty):
     history_ : skorch.history.History
         ``train_loss`` (after the step, penalty included), ``valid_loss``, ``damping``, ``attempts``, ``gain_ratio`` per
         epoch and batch, with ``alpha="bayes"`` also ``alpha``, ``n_effective`` and ``log_evidence``, with mini-batches
-        ``initial_loss`` (before the steps), ``batch_size`` and ``growth`` (its factor from then on), and ``dur``
-        (seconds) per epoch. An epoch has the mean of the losses, the sum of the attempts, else what its last step has.
+        ``initial_loss`` (before the steps), ``batch_size``, ``first_batch_size`` (as set, with the rows) and ``growth``
+        (the factor from then on), and ``dur`` (seconds) per epoch. An epoch has the mean of the losses, the sum of the
+        attempts, else what its last step has.
     loss_ : float
         Training loss at the returned parameters. With mini-batches the mean over the batches of their epoch, each right
         after its own step, and so lower than the loss of the returned parameters on all rows.

@@ -7,6 +7,7 @@ import inspect
 import io
 import pickle
 import re
+import signal
 import warnings
 
 import joblib
@@ -1477,3 +1478,63 @@ def test_bad_class_weight(class_weight, message):
     with pytest.raises(ValueError, match=message):
         model.fit(X, THREE)
     assert not hasattr(model, "module_")
+
+
+def test_every_start_is_another_one():
+    X, y = noisy_rows(100)
+    firsts = []
+
+    class Start(Callback):
+        def on_train_begin(self, net, **kwargs):
+            firsts.append(tuple(net.parameters_.values()))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        LMRegressor(n_init=5, random_state=0, max_epochs=1, alpha=0.0, callbacks=[Start()]).fit(X, y)
+    assert len(set(firsts)) == len(firsts) == 5
+
+
+def test_the_best_of_several_starts_with_mini_batches():
+    X, y = noisy_rows(300)
+    settings = {"batch_size": 30, "max_epochs": 6, "alpha": 0.0, "random_state": 0}
+    ends = []
+
+    class End(Callback):
+        def on_train_end(self, net, X=None, **kwargs):
+            ends.append(float(np.mean((net.predict(X.numpy()) - y) ** 2)))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = LMRegressor(n_init=4, callbacks=[End()], **settings).fit(X, y)
+    assert np.mean((model.predict(X) - y) ** 2) == pytest.approx(min(ends))
+
+
+def test_other_batches_begin_anew():
+    X, y = noisy_rows(400)
+    model = LMRegressor(batch_size=50, alpha=0.0, warm_start=True, max_epochs=30, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X, y)
+        assert model.history_[-1, "batch_size"] == 400
+        model.set_params(max_epochs=1).fit(X, y)
+        assert model.history_[-1, "batch_size"] == 400
+        model.set_params(batch_size=20).fit(X, y)
+    assert model.history_[-1, "batch_size"] == 20
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_partial_fit_after_an_interrupt_within_an_epoch(early_stopping, ctrl_c):
+    X, y = noisy_rows(400)
+
+    class Interrupt(Callback):
+        def on_batch_end(self, net, training=False, **kwargs):
+            if training and len(net.history) == 2 and len(net.history[-1, "batches"]) == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    model = LMRegressor(
+        batch_size=100, alpha=0.0, max_epochs=5, random_state=0, callbacks=[Interrupt()], early_stopping=early_stopping
+    )
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, y)
+    model.set_params(callbacks=None, max_epochs=1).partial_fit(X, y)
+    assert model.n_iter_ == 2

@@ -427,7 +427,7 @@ def test_history_slices():
     assert all(value > 0 for epoch in damping for value in epoch)
     assert model.history_[:, ("epoch", "attempts")][0][0] == 1
     assert model.history_[-1, "batches", -1, "gain_ratio"] == model.history_[-1, "gain_ratio"]
-    sizes = np.array([14, 14, 12])
+    sizes = np.array([14, 13, 13])
     batches = np.array(model.history_[:, "batches", :, "train_loss"])
     np.testing.assert_allclose(batches @ sizes / 40, losses)
 

@@ -284,6 +284,8 @@ class ModuleFunction:
         self._slots = [(owner, name, i) for _, owner, name, i in found]
         self.vmap_works = True
         self._forward_works: bool | None = None  # None before it was wanted
+        self._was_forward = False  # the last time
+        self._gram_works = True
         all_scalar = all(p.ndim == 0 for p in self.parameters.values()) and jacobian != "functional"
         self.scalars = ScalarJacobian(list(self.parameters)) if all_scalar else None
         self.layerwise: LayerwiseJacobian | None = None
@@ -452,7 +454,7 @@ class ModuleFunction:
         if self._fast_rows(vector, inputs, lambda span: linearize(span)[1], chunk) is None or self.layerwise is None:
             return None
         layers = self.layerwise.linear(vector.device)
-        if layers is None:
+        if layers is None or not self._gram_works:
             return None
         per_sample = n_products(layers.values())
         of_rows = linearize(slice(0, 1))[0].shape[1] * self.n_params
@@ -467,6 +469,7 @@ class ModuleFunction:
             self._size_up(record, len(factor), inputs, at_once)
             found = self.layerwise.factors(record, factor)
             if found is None:
+                self._gram_works = False
                 return None
             columns = [layer.columns(found[path][0]) for path, layer in layers.items()]
             sums.add(columns, [found[path][1] for path in layers], residual)
@@ -493,7 +496,7 @@ class ModuleFunction:
             return "scalar"
         if self.layerwise is not None and self.layerwise.works:
             return "layerwise"
-        if self._forward_works:
+        if self._was_forward:
             return "forward"
         return "functional" if self.vmap_works else "sample by sample"
 
@@ -573,8 +576,10 @@ class ModuleFunction:
             if jacobian is not None and self._forward_works is None:
                 alone = self._forward_jacobian(vector, indices, take(inputs, slice(0, 1)))
                 self._forward_works = alone is not None and torch.allclose(alone, jacobian[:1], equal_nan=True)
-            if jacobian is not None and self._forward_works:
+            self._was_forward = jacobian is not None and bool(self._forward_works)
+            if jacobian is not None and self._was_forward:
                 return factor @ jacobian
+        self._was_forward = False
         selected = vector if indices is None else vector[indices]
 
         def insert(part: Tensor) -> Tensor:
@@ -613,9 +618,7 @@ class ModuleFunction:
                 for place in places:
                     direction = torch.zeros_like(vector)
                     direction[place] = 1
-                    columns.append(
-                        torch.func.jvp(lambda point: self.outputs(point, inputs), (vector,), (direction,))[1]
-                    )
+                    columns.append(torch.func.jvp(outputs, (vector,), (direction,))[1])
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise

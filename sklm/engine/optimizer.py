@@ -421,7 +421,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         problem, n_rows, solver = self._linearize(batch, point, indices)
         judges = [(batch, point)]
         if fresh is not None and n_rows < len(problem.gradient):
-            judges.append(self._evaluate(*fresh))
+            judges.append(self._evaluate(*fresh, keep=False))
         result = self._search(judges, indices, problem, solver)
         return self._with_evidence(batch, point, indices, problem, result) if self.bayes else result
 
@@ -469,7 +469,9 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             log_evidence=found.log_evidence,
         )
 
-    def _evaluate(self, inputs: Any, targets: Any, weights: Tensor | None = None) -> tuple[_Batch, _Point]:
+    def _evaluate(
+        self, inputs: Any, targets: Any, weights: Tensor | None = None, *, keep: bool = True
+    ) -> tuple[_Batch, _Point]:
         """Step 1: outputs and losses at the current parameters."""
         function, group = self.function, self.param_groups[0]
         check_real("lr", group["lr"], above=0, below=2)  # schedulers may have set it
@@ -482,7 +484,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         share = theta.new_full((n_samples,), 1 / total) if weights is None else weights / total
 
         before = rng_state(function.device)
-        outputs = function.outputs(theta, inputs, keep=True)
+        outputs = function.outputs(theta, inputs, keep=keep)
         draws = any(map(_differ, before, rng_state(function.device)))
         targets = self.criterion.prepare(outputs, targets)
         per_sample = {"ggn": outputs.shape[1], "sqrt": 1, "mc": 2}[self.criterion.curvature]
