@@ -33,7 +33,7 @@ from sklm import LevenbergMarquardt, LMClassifier, losses
 
 GOAL, BATCH, LOOK = 0.975, 5000, 10_000
 PEER = "torch-levenberg-marquardt"
-BATCH_SIZES, RATES = (100, 250, 1000), (0.003, 0.01, 0.03)
+BATCH_SIZES, RATES = (100, 250, 1000), (0.003, 0.01)
 
 
 def network():
@@ -228,7 +228,7 @@ def main():
         for name, taken in steps.items()
     ]
 
-    n_seeds, limit = (1, 8) if is_quick else (3, 60)
+    n_seeds, limit = (1, 8) if is_quick else (2, 40)
     watches = times_to_accuracy(data, range(n_seeds), limit, is_quick)
     seconds = {name: [watch.seconds[-1] for watch in own] for name, own in watches.items()}
     ours, peer = (
