@@ -77,6 +77,6 @@ figure.legend(loc="outside right upper", frameon=False)
 plt.show()
 
 # %%
-# Takeaway: a small random subset makes the steps so much cheaper that its loss falls faster at first, and it ends with a
-# fit about as good as that of all parameters. The last layer alone is the cheapest and the poorest: random features need to be many, or
-# learned before, as those of a network trained elsewhere.
+# Takeaway: a small random subset makes the steps so much cheaper that its loss falls faster at first, and it ends with
+# a fit about as good as that of all parameters. The last layer alone is the cheapest and the poorest: random features
+# need to be many, or learned before, as those of a network trained elsewhere.
