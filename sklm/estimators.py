@@ -97,7 +97,8 @@ class LMRegressor(RegressorMixin, Uncertainty):
     validation_fraction : float in (0, 1), default=0.1
         Share of the validation set, with `early_stopping` and without `train_split`.
     n_iter_no_change : int, default=10
-        Epochs without a lower validation loss that stop, with `early_stopping`; and see `alpha`.
+        Epochs without a lower validation loss that stop, with `early_stopping` (counted anew when mini-batches have
+        grown); and see `alpha`.
     warm_start : bool, default=False
         Whether `fit` goes on from the present parameters.
     random_state : int, RandomState instance or None, default=None

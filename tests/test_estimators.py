@@ -1538,3 +1538,13 @@ def test_partial_fit_after_an_interrupt_within_an_epoch(early_stopping, ctrl_c):
         model.fit(X, y)
     model.set_params(callbacks=None, max_epochs=1).partial_fit(X, y)
     assert model.n_iter_ == 2
+
+
+def test_early_stopping_waits_anew_after_the_batches_have_grown():
+    X, y = noisy_rows(1000)
+    model = LMRegressor(
+        batch_size=100, alpha=0.0, early_stopping=True, n_iter_no_change=3, max_epochs=60, ftol=None, random_state=1
+    ).fit(X, y)
+    sizes = model.history_[:, "batch_size"]
+    assert model.message_.startswith("Stopped early")
+    assert sizes.count(sizes[-1]) > 3
