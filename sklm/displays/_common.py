@@ -47,6 +47,14 @@ def epochs(cls: type, estimator: Any) -> list[dict[str, Any]]:
     return [row for row in estimator.history_ if "train_loss" in row]
 
 
+def panels(ax: Any, n_panels: int, wanted: str) -> np.ndarray:
+    """Return the axes to draw on as a flat array, or raise where they are not as many as `wanted` says."""
+    axes = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
+    if len(axes) != n_panels:
+        raise ValueError(f"`ax` must be {wanted}; got {len(axes)}.")
+    return axes
+
+
 def set_log_scale(ax: Any, *values: np.ndarray) -> None:
     """Give an axis of values that are all positive a logarithmic scale."""
     finite = np.concatenate(values)

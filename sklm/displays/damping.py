@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sklm.displays._common import count_along, epochs, pyplot, set_log_scale, styles
+from sklm.displays._common import count_along, epochs, panels, pyplot, set_log_scale, styles
 
 LEAST_GAIN = 1e-4  # gain ratio above which the engine accepts a step
 
@@ -120,9 +120,7 @@ class DampingDisplay:
         plt = pyplot(f"{type(self).__name__}.plot")
         if ax is None:
             _, ax = plt.subplots(3, 1, sharex=True, figsize=(6.4, 6.4), height_ratios=[2, 2, 1], layout="constrained")
-        self.axes_ = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
-        if len(self.axes_) != 3:
-            raise ValueError(f"`ax` must be three axes, for loss, damping and attempts; got {len(self.axes_)}.")
+        self.axes_ = panels(ax, 3, "three axes, for loss, damping and attempts")
         above, middle, below = self.axes_
         self.figure_ = above.figure
         steps = np.arange(1, len(self.loss) + 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sklm.displays._common import check_points, check_regressor, pyplot, styles
+from sklm.displays._common import check_points, check_regressor, panels, pyplot, styles
 
 
 class ProfileDisplay:
@@ -154,9 +154,7 @@ class ProfileDisplay:
             for unused in ax.ravel()[n_panels:]:
                 unused.remove()
             ax = ax.ravel()[:n_panels]
-        self.axes_ = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
-        if len(self.axes_) != n_panels:
-            raise ValueError(f"`ax` must be {n_panels} axes, one per parameter; got {len(self.axes_)}.")
+        self.axes_ = panels(ax, n_panels, f"{n_panels} axes, one per parameter")
         self.figure_ = self.axes_[0].figure
         self.lines_: list[Any] = []
         self.wald_lines_: list[Any] = []

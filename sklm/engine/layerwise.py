@@ -10,7 +10,7 @@ first use, by comparing some rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,6 +117,13 @@ class Record:
         return sum(tensor.nbytes for _, a, z in self.seen for tensor in (a, z) if isinstance(tensor, Tensor))
 
 
+def _backward(outputs: Tensor, tensors: list[Tensor], factor: Tensor) -> Iterator[tuple[Tensor | None, ...]]:
+    """Yield the derivatives of the rows factor[:, k] @ outputs in `tensors`; the last one uses up the graph."""
+    n_rows = factor.shape[1]
+    for k in range(n_rows):
+        yield torch.autograd.grad(outputs, tensors, factor[:, k], retain_graph=k < n_rows - 1, allow_unused=True)
+
+
 class LayerwiseJacobian:
     """Rows of a module by layers; make it with `for_module`.
 
@@ -192,10 +199,7 @@ class LayerwiseJacobian:
         if not outputs.requires_grad or not tensors:
             return factor.new_zeros(n_samples, n_rows, self.n_params)
         block = factor.new_empty(n_samples, n_rows, self.n_params)
-        for k in range(n_rows):
-            gradients = torch.autograd.grad(
-                outputs, tensors, factor[:, k], retain_graph=k < n_rows - 1, allow_unused=True
-            )
+        for k, gradients in enumerate(_backward(outputs, tensors, factor)):
             self._fill(block[:, k], seen, gradients)
         return block
 
@@ -230,11 +234,7 @@ class LayerwiseJacobian:
             return None
         tensors = [z for _, _, z in seen]
         found = [factor.new_zeros(*factor.shape[:2], z.shape[1]) for z in tensors]
-        n_rows = factor.shape[1]
-        for k in range(n_rows):
-            gradients = torch.autograd.grad(
-                outputs, tensors, factor[:, k], retain_graph=k < n_rows - 1, allow_unused=True
-            )
+        for k, gradients in enumerate(_backward(outputs, tensors, factor)):
             for whole, gradient in zip(found, gradients, strict=True):
                 if gradient is not None:
                     whole[:, k] = gradient
