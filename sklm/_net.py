@@ -72,6 +72,7 @@ from sklm.engine.jacobian import (
     check_output,
     chunks,
     element_names,
+    evaluating,
     flat_output,
     map_tensors,
     preserved_rng,
@@ -126,6 +127,19 @@ class _NoStartError(ValueError):
 
 class Data(TensorData, skorch.dataset.Dataset):
     """`TensorData` that skorch's callbacks recognize as a dataset."""
+
+
+class MeanLoss(skorch.callbacks.PassthroughScoring):
+    """Says of the mean loss that the net has recorded for an epoch whether it is the best."""
+
+    best_score_: float
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Record ``train_loss_best`` or ``valid_loss_best``."""
+        row = net.history[-1]
+        if self.name in row:
+            row[f"{self.name}_best"] = row[self.name] < self.best_score_
+            self.best_score_ = min(self.best_score_, row[self.name])
 
 
 class PrintLog(skorch.callbacks.PrintLog):
@@ -351,7 +365,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Any]]:
-        return [(name, PrintLog() if name == "print_log" else value) for name, value in super()._default_callbacks]
+        ours = {"print_log": PrintLog(), "train_loss": MeanLoss("train_loss"), "valid_loss": MeanLoss("valid_loss")}
+        return [(name, ours.get(name, callback)) for name, callback in super()._default_callbacks]
 
     # ------------------------------------------------------------------ data
 
@@ -724,20 +739,17 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             with torch.no_grad(), preserved_rng(self.device_):
                 seed_rng(draw_seed(self.random_state), self.device_)
                 call_module(self.module_, batch[0])
-        module = copy.deepcopy(self.module_).eval()
-        with torch.no_grad(), preserved_rng(self.device_):
-            outputs = check_output(call_module(module, map_tensors(torch.clone, batch[0]))).to(self.dtype_)
-        flat = flat_output(outputs, n_probe)
-        self._check_samples_apart(module, batch[0], outputs, data.targets)
+        with evaluating(self.module_), torch.no_grad(), preserved_rng(self.device_):
+            outputs = check_output(call_module(self.module_, map_tensors(torch.clone, batch[0]))).to(self.dtype_)
+            flat = flat_output(outputs, n_probe)
+            self._check_samples_apart(self.module_, batch[0], outputs, data.targets)
         return flat
 
     def _check_samples_apart(self, module: nn.Module, inputs: Any, outputs: Tensor, targets: Tensor) -> None:
         """Raise when the output for a sample depends on the other samples; a module that draws cannot be told."""
-        with torch.no_grad(), preserved_rng(self.device_):
-            outputs = outputs.detach()
-            before = torch.get_rng_state()
-            alone = call_module(module, map_tensors(torch.clone, take(inputs, slice(0, 1))))
-            draws = not torch.equal(before, torch.get_rng_state())
+        before = torch.get_rng_state()
+        alone = call_module(module, map_tensors(torch.clone, take(inputs, slice(0, 1))))
+        draws = not torch.equal(before, torch.get_rng_state())
         if alone.shape[:1] != (1,) or draws or not bool(torch.isfinite(outputs).all()):
             return
         alone, together = alone.reshape(1, -1).to(outputs.dtype), outputs[:1].reshape(1, -1)
@@ -1035,7 +1047,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
             ``"loss"``, after the step, and ``"y_pred"``, the module's outputs after it.
         """
         run = self._run
-        self._set_training(True)
+        if not all(part.training for part in self.optimizer_.function.modules):
+            self._set_training(True)
         following = batch.following
         fresh = None if following is None else (following[0], following.targets, following.weights)
         result = self.optimizer_.step(batch[0], batch.targets, batch.weights, fresh=fresh)

@@ -177,7 +177,7 @@ def test_rows_equal_autograd(name, chunk, indices):
     function = ModuleFunction(module)
     vector = function.vector()
     generator = torch.Generator().manual_seed(1)
-    with steady_batchnorm(module):
+    with steady_batchnorm(module.modules()):
         n_outputs = function.outputs(vector, X).shape[1]
         factor = torch.randn(N, 2, n_outputs, dtype=torch.float64, generator=generator)
         rows = torch.cat(list(function.rows(vector, indices, X, factor, chunk=chunk)))

@@ -7,6 +7,8 @@ import io
 import math
 import pickle
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -1594,3 +1596,13 @@ def test_negative_losses_are_refused():
     with pytest.raises(ValueError, match="needs a loss >= 0"):
         LevenbergMarquardt(module, Negative()).step(draw(5, 2), draw(5, 1))
     assert torch.equal(flat(module), before)
+
+
+def test_a_first_step_does_not_import_the_compiler_of_torch():
+    code = (
+        "import sys, torch; from sklm import LevenbergMarquardt; x = torch.ones(9, 2).double();"
+        "net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1)).double();"
+        "LevenbergMarquardt(net).step(x, x[:, 0]); print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    assert done.stdout.strip() == "False"

@@ -22,7 +22,7 @@ import itertools
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -93,6 +93,8 @@ def tensors(inputs: Any) -> list[Tensor]:
 
 def count_samples(inputs: Any) -> int:
     """Return the common length of all tensors in `inputs`; raise when there is none."""
+    if isinstance(inputs, Tensor) and inputs.ndim:
+        return inputs.shape[0]
     if isinstance(inputs, Reader):
         return len(inputs)
     lengths = {len(tensor) if tensor.ndim else 0 for tensor in tensors(inputs)}
@@ -165,9 +167,21 @@ def rng_state(device: torch.device) -> list[Tensor]:
 
 
 @contextmanager
-def steady_batchnorm(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module in evaluation mode, and every part back in its own mode afterwards."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+@contextmanager
+def steady_batchnorm(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Let BatchNorm layers use their running statistics and keep them; all other layers stay in their mode."""
-    layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    layers = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for layer in layers:
         if layer.running_mean is None:
             raise ValueError(
@@ -249,13 +263,15 @@ class ModuleFunction:
 
     Attributes
     ----------
+    modules : list of torch.nn.Module
+        The module and all within it.
     sizes : dict of str to int
         Name and number of elements of every trainable tensor, in the order of the vector.
     n_params : int
     """
 
     def __init__(self, module: nn.Module, jacobian: str = "auto") -> None:
-        self.module = module
+        self.module, self.modules = module, list(module.modules())
         self.jacobian = check_choice("jacobian", jacobian, ["auto", "layerwise", "functional"])
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         if not self.parameters:
@@ -287,7 +303,7 @@ class ModuleFunction:
         self._was_forward = False  # the last time
         self._gram_works = True
         all_scalar = all(p.ndim == 0 for p in self.parameters.values()) and jacobian != "functional"
-        self.scalars = ScalarJacobian(list(self.parameters)) if all_scalar else None
+        self.scalars = ScalarJacobian() if all_scalar else None
         self.layerwise: LayerwiseJacobian | None = None
         # parameters and inputs of the last `outputs`, and the records of its chunks by their first sample
         self._kept: tuple[Tensor, Any, int, dict[int, Any]] | None = None
@@ -312,20 +328,9 @@ class ModuleFunction:
         return torch.cat([p.detach().reshape(-1) for p in self.parameters.values()])
 
     def assign(self, vector: Tensor) -> None:
-        """Write `vector` of shape (n_params,) into the module; all of it or, when interrupted, nothing."""
-        before = self.vector()
-        try:
-            self._write(vector)
-        except BaseException:
-            self._write(before)
-            raise
-
-    def _write(self, vector: Tensor) -> None:
+        """Write `vector` of shape (n_params,) into the module, in one call that no interrupt divides."""
         with torch.no_grad():
-            for parameter, part in zip(
-                self.parameters.values(), torch.split(vector, list(self.sizes.values())), strict=True
-            ):
-                parameter.copy_(part.view(parameter.shape))
+            torch._foreach_copy_(list(self.parameters.values()), self._split(vector))
 
     def per_element(self, value: Callable[[nn.Parameter], bool]) -> Tensor:
         """Return a boolean tensor of shape (n_params,) with `value(parameter)` for each element of each parameter."""
@@ -507,7 +512,7 @@ class ModuleFunction:
         whole = slice(0, min(chunk, count_samples(inputs)))
         part, own = take(inputs, whole), factor(whole)
         few = slice(0, CHECKED_ROWS)
-        expected = self._functional_rows(vector, None, take(part, few), own[few], None)
+        expected = self._rows_alone(vector, take(part, few), own[few])
         found = layerwise.rows(self._layerwise_record(vector, part), own)
         tolerance = torch.finfo(vector.dtype).eps ** 0.5
         layerwise.works = found is not None and torch.allclose(
@@ -525,7 +530,7 @@ class ModuleFunction:
 
     def _scalar_record(self, vector: Tensor, inputs: Any) -> Any:
         scalars: Any = self.scalars
-        return scalars.forward(self._call_named, vector, inputs, count_samples(inputs))
+        return scalars.forward(self._call_module, vector, inputs, count_samples(inputs))
 
     def _record(self, vector: Tensor, inputs: Any) -> Any:
         """Return a forward pass that the fast way to rows can start from; None where there is none."""
@@ -544,21 +549,25 @@ class ModuleFunction:
         if factor(slice(0, 1)).shape[2] != 1:  # not one output
             scalars.works = False
             return
-        expected = self._few_rows(vector, take(part, slice(0, CHECKED_ROWS)))
-        scalars.check(self._call_named, vector, part, count_samples(part), expected)
+        few = take(part, slice(0, CHECKED_ROWS))
+        expected = self._rows_alone(vector, few, vector.new_ones(count_samples(few), 1, 1))[:, 0]
+        scalars.check(self._call_module, vector, part, count_samples(part), expected)
 
-    def _few_rows(self, vector: Tensor, inputs: Any) -> Tensor:
-        """Return J of a module with one output, (n_samples, n_params), by a backward pass for each sample alone."""
-        rows = []
+    def _rows_alone(self, vector: Tensor, inputs: Any, factor: Tensor) -> Tensor:
+        """Return the rows of all parameters by backward passes for each sample alone."""
+        return torch.stack([self._sample_rows(vector, None, take(inputs, i), own) for i, own in enumerate(factor)])
+
+    def _sample_rows(self, vector: Tensor, indices: Tensor | None, sample: Any, cotangents: Tensor) -> Tensor:
+        """Return the rows of a sample, (k, n_selected), by a backward pass for each."""
         with torch.enable_grad():
-            for i in range(count_samples(inputs)):
-                leaf = vector.detach().requires_grad_()
-                output = self._one(leaf, take(inputs, i))
-                if output.requires_grad:
-                    rows.append(torch.autograd.grad(output.sum(), leaf)[0])
-                else:
-                    rows.append(torch.zeros_like(vector))
-        return torch.stack(rows)
+            leaf = vector.detach().requires_grad_()
+            output = self._one(leaf, sample)
+            rows = [
+                torch.autograd.grad(output, leaf, cotangent, retain_graph=True)[0] if output.requires_grad else None
+                for cotangent in cotangents
+            ]
+        found = torch.stack([torch.zeros_like(vector) if row is None else row for row in rows])
+        return found if indices is None else found[:, indices]
 
     def _scalar_rows(self, vector: Tensor, inputs: Any, copies: Any, factor: Tensor) -> Any:
         scalars: Any = self.scalars
@@ -574,8 +583,8 @@ class ModuleFunction:
         if seed is None and n_selected < factor.shape[1] and self._forward_works is not False:
             jacobian = self._forward_jacobian(vector, indices, inputs)
             if jacobian is not None and self._forward_works is None:
-                alone = self._forward_jacobian(vector, indices, take(inputs, slice(0, 1)))
-                self._forward_works = alone is not None and torch.allclose(alone, jacobian[:1], equal_nan=True)
+                first = self._forward_jacobian(vector, indices, take(inputs, slice(0, 1)))
+                self._forward_works = first is not None and torch.allclose(first, jacobian[:1], equal_nan=True)
             self._was_forward = jacobian is not None and bool(self._forward_works)
             if jacobian is not None and self._was_forward:
                 return factor @ jacobian
@@ -591,19 +600,10 @@ class ModuleFunction:
                 return pullback(cotangents[0])[0][None]
             return torch.vmap(lambda cotangent: pullback(cotangent)[0])(cotangents)
 
-        def one_by_autograd(sample: Any, cotangents: Tensor) -> Tensor:
-            with torch.enable_grad():
-                leaf = selected.detach().requires_grad_()
-                output = self._one(insert(leaf), sample)
-                if not output.requires_grad:
-                    return cotangents.new_zeros(len(cotangents), len(selected))
-                grads = [
-                    torch.autograd.grad(output, leaf, cotangent, retain_graph=True, allow_unused=True)[0]
-                    for cotangent in cotangents
-                ]
-            return torch.stack([torch.zeros_like(selected) if g is None else g for g in grads])
+        def alone(sample: Any, cotangents: Tensor) -> Tensor:
+            return self._sample_rows(vector, indices, sample, cotangents)
 
-        return self._over_samples(one, inputs, factor, seed=seed, fallback=one_by_autograd)
+        return self._over_samples(one, inputs, factor, seed=seed, fallback=alone)
 
     def _forward_jacobian(self, vector: Tensor, indices: Tensor | None, inputs: Any) -> Tensor | None:
         """Return J, (n_samples, n_outputs, n_selected), by a forward pass per parameter; None without forward mode."""
@@ -633,7 +633,7 @@ class ModuleFunction:
 
     def _second_derivative(self, vector: Tensor, direction: Tensor, inputs: Any) -> Tensor:
         if self.scalars is not None and self.scalars.works:
-            second = self.scalars.second(self._call_named, vector, direction, inputs, count_samples(inputs))
+            second = self.scalars.second(self._call_module, vector, direction, inputs, count_samples(inputs))
             if second is not None and bool(torch.isfinite(second).all()):
                 return second
 
@@ -677,13 +677,15 @@ class ModuleFunction:
         return total
 
     def _call(self, vector: Tensor, inputs: Any) -> Tensor:
-        parts = torch.split(vector, list(self.sizes.values()))
-        views = [part.view(p.shape) for p, part in zip(self.parameters.values(), parts, strict=True)]
-        return self._call_named(dict(zip(self.parameters, views, strict=True)), inputs).to(vector.dtype)
+        return self._call_module(self._split(vector), inputs).to(vector.dtype)
 
-    def _call_named(self, parameters: Mapping[str, Tensor], inputs: Any) -> Tensor:
-        """Return what the module returns with other tensors as its parameters."""
-        values = list(parameters.values())
+    def _split(self, vector: Tensor) -> list[Tensor]:
+        """Return views of the vector with the shapes of the parameters."""
+        parts = torch.split_with_sizes(vector, list(self.sizes.values()))
+        return [part.view(p.shape) for p, part in zip(self.parameters.values(), parts, strict=True)]
+
+    def _call_module(self, values: Sequence[Tensor], inputs: Any) -> Tensor:
+        """Return what the module returns with other tensors as its parameters, in their order."""
         arguments, keywords = split_arguments(inputs)
         before = [owner[name] for owner, name, _ in self._slots]
         try:  # as torch.func.functional_call does, at a fraction of its cost

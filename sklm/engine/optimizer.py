@@ -319,7 +319,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         """Take the one group of the constructor; there are no others."""
         if self.param_groups:
             raise ValueError("LevenbergMarquardt moves all parameters of its module in one group; use `selection`.")
-        super().add_param_group(param_group)
+        self.param_groups.append(self.defaults | param_group)  # torch's own imports its compiler first: a second
 
     @property
     def module(self) -> nn.Module:
@@ -365,7 +365,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         self.triangle = None
         max_rows = self.jacobian_max_rows
         try:
-            with preserved_rng(self.function.device), steady_batchnorm(self.module):
+            with preserved_rng(self.function.device), steady_batchnorm(self.function.modules):
                 result = self._step(*(last or self._evaluate(*data)), fresh)
         except BaseException:
             self.forget()
@@ -399,7 +399,9 @@ class LevenbergMarquardt(torch.optim.Optimizer):
 
     def _state_of(self, data: tuple[Any, ...]) -> _State | None:
         """Return what the loss at the current parameters depends on, as far as tensors and settings tell."""
-        held: list[Tensor] = [*self.module.parameters(), *self.module.buffers()]
+        held: list[Tensor] = []
+        for part in self.function.modules:
+            held += [tensor for tensor in (*part._parameters.values(), *part._buffers.values()) if tensor is not None]
 
         def hold(tensor: Tensor) -> Tensor:
             held.append(tensor)
@@ -409,7 +411,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             map_tensors(hold, [part for part in data if part is not None])
         except ValueError:  # something else than tensors
             return None
-        flags = [part.training for part in self.module.modules()]
+        flags = [part.training for part in self.function.modules]
         settings = [self.param_groups[0]["lr"], self.jacobian_max_rows]
         return _State(held, [[tensor._version for tensor in held], flags, settings])
 
@@ -507,7 +509,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
 
     def _point(self, batch: _Batch, theta: Tensor, outputs: Tensor) -> _Point:
         values = self.criterion.value(outputs, batch.targets)
-        loss = batch.weights @ values + (batch.penalty * theta * theta).sum() / 2  # no 0 times infinity
+        loss = batch.weights @ values + batch.penalty * theta @ theta / 2  # no 0 times infinity
         return _Point(theta, outputs, values, float(loss))
 
     def _indices(self) -> Tensor | None:
@@ -530,14 +532,20 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if indices is not None:
             theta, penalty = theta[indices], penalty[indices]
 
+        n_samples, samples = len(point.outputs), self.criterion.curvature == "mc"
+        first = slice(0, n_samples if n_samples <= batch.chunk else 1)
+        known: tuple[Tensor, Tensor] | None = None
+
         def linearize(span: slice) -> tuple[Tensor, Tensor]:
+            if known is not None and span == first:
+                return known
             residual, factor = self.criterion.linearize(point.outputs[span], take(batch.targets, span))
             root = batch.weights[span].sqrt()
             return residual * root[:, None], factor * root[:, None, None]
 
-        samples = self.criterion.curvature == "mc"
-        per_sample = 2 if samples else linearize(slice(0, 1))[0].shape[1]
-        n_rows = len(point.outputs) * (1 if samples else per_sample)
+        known = None if samples else linearize(first)
+        per_sample = 2 if known is None else known[0].shape[1]
+        n_rows = n_samples * (1 if samples else per_sample)
         if self._is_matrix_free(n_rows, len(theta)):
             problem = self._matrix_free(batch, point, indices, linearize, penalty, theta)
             return problem, n_rows, f"cg: {len(theta)} parameters, {n_rows} rows"
@@ -764,10 +772,10 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         free = self._free(problem, theta, indices)
         return largest_cosine(gradient[free], diagonal[free], problem.residual_norm)
 
-    def _free(self, problem: SubProblem, theta: Tensor, indices: Tensor | None) -> Tensor:
+    def _free(self, problem: SubProblem, theta: Tensor, indices: Tensor | None) -> Tensor | slice:
         """Return which parameters no bound holds."""
         if self.box is None:
-            return torch.ones_like(theta, dtype=torch.bool)
+            return slice(None)
         return ~held(theta, problem.gradient, *self.box.select(indices, theta))
 
     def _propose(
@@ -894,8 +902,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
     def _reduction(self, judge: tuple[_Batch, _Point], trial: _Point) -> float:
         """Return F(point) - F(trial), added up from differences."""
         batch, point = judge
-        penalty = batch.penalty * (point.theta - trial.theta) * (point.theta + trial.theta)
-        return float(batch.weights @ (point.values - trial.values) + penalty.sum() / 2)
+        penalty = batch.penalty * (point.theta - trial.theta) @ (point.theta + trial.theta)
+        return float(batch.weights @ (point.values - trial.values) + penalty / 2)
 
     def _unmoved(
         self, point: _Point, status: str, message: str, solver: str = "", cosine: float = math.nan

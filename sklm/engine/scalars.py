@@ -7,7 +7,7 @@ a module that works element by element; whether it does is seen on the first use
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 CHECKED_ROWS = 4
 
-Call = Callable[[Mapping[str, Tensor], Any], Tensor]
+Call = Callable[[Sequence[Tensor], Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,8 @@ class Copies:
 class ScalarJacobian:
     """Derivatives of an element-wise module by copies of its scalar parameters.
 
-    Parameters
-    ----------
-    names : list of str
-        The scalar parameters. The methods take a function ``call(parameters, inputs)`` that evaluates the module with
-        other tensors, by name, as its parameters.
+    The methods take a function ``call(parameters, inputs)`` that evaluates the module with other tensors as its
+    parameters.
 
     Attributes
     ----------
@@ -47,8 +44,7 @@ class ScalarJacobian:
         None before the first use.
     """
 
-    def __init__(self, names: list[str]) -> None:
-        self.names = names
+    def __init__(self) -> None:
         self.works: bool | None = None
         self._shape: tuple[int, ...] = (-1,)  # of a copy: (n,), or (n, 1) for a module that keeps the column of X
 
@@ -58,7 +54,7 @@ class ScalarJacobian:
         leaf = vector.detach().reshape(-1, *(1 for _ in shape)).expand(-1, *shape).clone().requires_grad_()
         try:
             with torch.enable_grad():
-                outputs = call(dict(zip(self.names, leaf.unbind(), strict=True)), inputs).to(vector.dtype)
+                outputs = call(leaf.unbind(), inputs).to(vector.dtype)
         except (RuntimeError, TypeError, ValueError, IndexError):
             return None
         if outputs.shape[:1] != (n_samples,) or outputs.numel() != n_samples:

@@ -35,6 +35,7 @@ INVERSE_BLOCK = 128  # columns
 QR_BLOCK = 4096  # rows
 GRAM_BLOCKS = 8  # rows of blocks of which only those on and above the diagonal are computed, each of
 MIN_GRAM_BLOCK, MAX_GRAM_BLOCK = 32, 256  # columns
+ONE_BLOCK = 96  # columns up to which one product of all is as fast
 
 Rows = Iterable[tuple[Tensor, Tensor]]
 
@@ -179,13 +180,15 @@ def _inverse_diagonal(curvature: Tensor) -> tuple[Tensor, float] | None:
 
 
 def _block_rows(n_params: int) -> Iterator[tuple[int, int]]:
-    block = max(MIN_GRAM_BLOCK, min(MAX_GRAM_BLOCK, n_params // GRAM_BLOCKS))
+    block = max(MIN_GRAM_BLOCK, min(MAX_GRAM_BLOCK, n_params // GRAM_BLOCKS)) if n_params > ONE_BLOCK else n_params
     for start in range(0, n_params, block):
         yield start, min(start + block, n_params)
 
 
 def mirror(gram: Tensor) -> None:
-    """Copy the upper triangle of `gram` to the lower one, in place."""
+    """Copy the upper triangle that `add_gram` has made to the lower one, in place."""
+    if len(gram) <= ONE_BLOCK:
+        return
     for start, stop in _block_rows(len(gram)):
         own = gram[start:stop, start:stop]
         own.copy_(own.triu() + own.triu(1).T)
