@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sklm import MLP, LevenbergMarquardt
-from sklm.engine import optimizer as optimizer_module
+from sklm.engine import solvers
 from sklm.engine.jacobian import ModuleFunction
 from sklm.engine.losses import CrossEntropy
 
@@ -93,7 +93,9 @@ OTHERS = {
 def gram_of(module, n_features, chunk):
     function = ModuleFunction(module)
     X, residual, factor = draw(N, n_features), draw(N, K, seed=1), draw(N, K, N_OUT, seed=2)
-    found = function.gram(function.vector(), X, lambda span: (residual[span], factor[span]), chunk=chunk)
+    found = function.gram(
+        function.vector(), X, lambda span: (residual[span], factor[span]), rows_per_sample=factor.shape[1], chunk=chunk
+    )
     (rows,) = ModuleFunction(module, "functional").rows(function.vector(), None, X, factor, chunk=N)
     return found, rows.flatten(0, 1), residual.flatten()
 
@@ -121,8 +123,8 @@ def test_steps_are_those_with_rows(monkeypatch, max_rows, weighted):
     X, y = draw(60, D), torch.arange(60) % N_OUT
     weights = torch.rand(60, generator=torch.Generator().manual_seed(0)).double() if weighted else None
     calls, ends = [], []
-    of_sums = optimizer_module.Cholesky.from_sums
-    monkeypatch.setattr(optimizer_module.Cholesky, "from_sums", lambda *sums: (calls.append(1), of_sums(*sums))[1])
+    of_sums = solvers.Cholesky.from_sums
+    monkeypatch.setattr(solvers.Cholesky, "from_sums", lambda *sums: (calls.append(1), of_sums(*sums))[1])
     for uses_rows in (False, True):
         module = with_seed(lambda: MLP(D, N_OUT, (3,)))
         optimizer = LevenbergMarquardt(module, CrossEntropy(), alpha=0.3, solver="cholesky", jacobian_max_rows=max_rows)

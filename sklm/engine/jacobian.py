@@ -442,7 +442,13 @@ class ModuleFunction:
             self._chunk, self._kept_samples = chunk, CHUNK_BYTES * n_samples // max(1, record.n_bytes)
 
     def gram(
-        self, vector: Tensor, inputs: Any, linearize: Callable[[slice], tuple[Tensor, Tensor]], *, chunk: int
+        self,
+        vector: Tensor,
+        inputs: Any,
+        linearize: Callable[[slice], tuple[Tensor, Tensor]],
+        *,
+        rows_per_sample: int,
+        chunk: int,
     ) -> tuple[Tensor, Tensor, float] | None:
         """Return A'A, A'r and |r|^2 of all rows without forming them; None where that takes more memory than the rows.
 
@@ -453,6 +459,8 @@ class ModuleFunction:
         linearize : callable
             ``linearize(span)`` returns residual (n_samples, k) and factor (n_samples, k, n_outputs) of a slice of the
             samples.
+        rows_per_sample : int
+            k.
         chunk : int
             Samples whose rows fit in memory at once.
         """
@@ -462,7 +470,7 @@ class ModuleFunction:
         if layers is None or not self._gram_works:
             return None
         per_sample = n_products(layers.values())
-        of_rows = linearize(slice(0, 1))[0].shape[1] * self.n_params
+        of_rows = rows_per_sample * self.n_params
         if per_sample > of_rows:
             return None
         sums, square = Gram(list(layers.values()), self.n_params), 0.0

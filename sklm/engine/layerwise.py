@@ -146,6 +146,7 @@ class LayerwiseJacobian:
         starts = sorted(set(places.values()))
         self.spans = list(zip(starts, [*starts[1:], n_params], strict=True))
         self.works: bool | None = None
+        self._linear: tuple[torch.device, dict[str, LinearLayer] | None] | None = None
 
     @classmethod
     def for_module(cls, module: nn.Module, places: Mapping[str, int], n_params: int) -> LayerwiseJacobian | None:
@@ -212,7 +213,9 @@ class LayerwiseJacobian:
 
     def linear(self, device: torch.device) -> dict[str, LinearLayer] | None:
         """Return the layers where all of them are linear, see `gram`."""
-        return linear_layers(self.layers, self.places, device)
+        if self._linear is None or self._linear[0] != device:
+            self._linear = device, linear_layers(self.layers, self.places, device)
+        return self._linear[1]
 
     def factors(self, record: Record, factor: Tensor) -> dict[str, tuple[Tensor, Tensor]] | None:
         """Return the factors of the rows of linear layers by path; None where a layer has not run once on vectors.

@@ -35,7 +35,7 @@ import math
 import operator
 import secrets
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,21 +62,18 @@ from sklm.engine.jacobian import (
     rng_state,
     samples_per_chunk,
     samples_per_random_chunk,
-    spans,
     steady_batchnorm,
-    take,
 )
+from sklm.engine.linearization import Batch, Linearization, Point
 from sklm.engine.losses import Loss, resolve_loss
-from sklm.engine.matrix_free import ConjugateGradients
 from sklm.engine.selection import Selection, resolve_selection
-from sklm.engine.solvers import QR, Cholesky, Rows, SubProblem, choose_solver
+from sklm.engine.solvers import QR, SubProblem, choose_solver
 
 MINIMUM_GAIN_RATIO = 1e-4  # as MINPACK; smaller gains may be rounding
 # A batch with fewer rows than parameters says nothing about most directions, where the penalty and the noise of batches
 # would have free rein: damping, relative to the largest curvature, that ties them down.
 UNDERDETERMINED_DAMPING = 0.1
 CG_MIN_SIZE = 8192  # from here on "auto" forms no matrix: 512 MiB, and minutes to factor
-CG_ROWS = 65_536  # samples per product
 ACCELERATION_RATIO = 0.75  # of Transtrum and Sethna 2012, eq. 15
 POLISH_STEPS = 30
 POLISHED = 1e-12  # relative offset below which rounding is all that is left
@@ -138,29 +135,6 @@ class StepResult:
     alpha: float = math.nan
     n_effective: float = math.nan
     log_evidence: float = math.nan
-
-
-@dataclass(frozen=True)
-class _Point:
-    """Parameters with their outputs and losses: `penalty` and `values` add up to `loss`."""
-
-    theta: Tensor
-    outputs: Tensor
-    values: Tensor
-    loss: float
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Data of one step and what does not change within it."""
-
-    inputs: Any
-    targets: Any
-    weights: Tensor  # w_i / W
-    total: float  # W
-    penalty: Tensor  # alpha / W for every parameter that is penalized
-    seed: int | None
-    chunk: int
 
 
 @dataclass(frozen=True)
@@ -301,7 +275,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         self._inputs: Any = None  # of the last step
         self._repeats = False  # whether this step and the last are on the same inputs
         self._state: _State | None = None
-        self._now: tuple[_Batch, _Point] | None = None
+        self._now: tuple[Batch, Point] | None = None
         self.seed = secrets.randbits(48) if seed is None else check_integer("seed", seed, minimum=0)
         self.n_steps = 0
         self._first_gradient = 0.0  # norm of the gradient of the first step, for the forcing term of "cg"
@@ -385,7 +359,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         self._inputs = self._state = self._now = None
         self.function.forget()
 
-    def _remembered(self, data: tuple[Any, ...]) -> tuple[_Batch, _Point] | None:
+    def _remembered(self, data: tuple[Any, ...]) -> tuple[Batch, Point] | None:
         """Return where the last step ended, if it was on the same data and nothing has changed since."""
         before, now = self._state, self._now
         self._state = None
@@ -415,7 +389,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         settings = [self.param_groups[0]["lr"], self.jacobian_max_rows]
         return _State(held, [[tensor._version for tensor in held], flags, settings])
 
-    def _step(self, batch: _Batch, point: _Point, fresh: tuple[Any, ...] | None) -> StepResult:
+    def _step(self, batch: Batch, point: Point, fresh: tuple[Any, ...] | None) -> StepResult:
         self._now = batch, point
         if not math.isfinite(point.loss):
             return self._unmoved(point, "failed", f"the loss is {point.loss} at the current parameters")
@@ -428,7 +402,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         return self._with_evidence(batch, point, indices, problem, result) if self.bayes else result
 
     def _with_evidence(
-        self, batch: _Batch, start: _Point, indices: Tensor | None, problem: SubProblem, result: StepResult
+        self, batch: Batch, start: Point, indices: Tensor | None, problem: SubProblem, result: StepResult
     ) -> StepResult:
         """Step 8: re-estimate alpha for the next step, from the curvature before and the parameters after this one."""
         group, point = self.param_groups[0], self._now[1] if self._now else start
@@ -473,7 +447,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
 
     def _evaluate(
         self, inputs: Any, targets: Any, weights: Tensor | None = None, *, keep: bool = True
-    ) -> tuple[_Batch, _Point]:
+    ) -> tuple[Batch, Point]:
         """Step 1: outputs and losses at the current parameters."""
         function, group = self.function, self.param_groups[0]
         check_real("lr", group["lr"], above=0, below=2)  # schedulers may have set it
@@ -500,17 +474,17 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if self.bayes and not self._has_alpha and self.penalized.any():
             group["alpha"] = first_alpha(float(share @ self.criterion.value(outputs, targets)))
             self._has_alpha = True
-        batch = _Batch(inputs, targets, share, total, self._penalty(total, theta), seed, chunk)
+        batch = Batch(inputs, targets, share, share.sqrt(), total, self._penalty(total, theta), seed, chunk)
         return batch, self._point(batch, theta, outputs)
 
     def _penalty(self, total: float, theta: Tensor) -> Tensor:
         penalty: Tensor = self.param_groups[0]["alpha"] / total * self.penalized.to(theta)
         return penalty
 
-    def _point(self, batch: _Batch, theta: Tensor, outputs: Tensor) -> _Point:
+    def _point(self, batch: Batch, theta: Tensor, outputs: Tensor) -> Point:
         values = self.criterion.value(outputs, batch.targets)
         loss = batch.weights @ values + batch.penalty * theta @ theta / 2  # no 0 times infinity
-        return _Point(theta, outputs, values, float(loss))
+        return Point(theta, outputs, values, float(loss))
 
     def _indices(self) -> Tensor | None:
         """Return the positions of the parameters that move in this step; None for all."""
@@ -526,156 +500,41 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         chosen = self.selection.select(sizes, self.n_steps, generator).to(function.device)
         return chosen if trainable is None else trainable[chosen]
 
-    def _linearize(self, batch: _Batch, point: _Point, indices: Tensor | None) -> tuple[SubProblem, int, str]:
+    def _linearize(self, batch: Batch, point: Point, indices: Tensor | None) -> tuple[SubProblem, int, str]:
         """Step 2: the least-squares problem of this step, its number of rows, and the reason for its solver."""
-        theta, penalty = point.theta, batch.penalty
-        if indices is not None:
-            theta, penalty = theta[indices], penalty[indices]
-
-        n_samples, samples = len(point.outputs), self.criterion.curvature == "mc"
-        first = slice(0, n_samples if n_samples <= batch.chunk else 1)
-        known: tuple[Tensor, Tensor] | None = None
-
-        def linearize(span: slice) -> tuple[Tensor, Tensor]:
-            if known is not None and span == first:
-                return known
-            residual, factor = self.criterion.linearize(point.outputs[span], take(batch.targets, span))
-            root = batch.weights[span].sqrt()
-            return residual * root[:, None], factor * root[:, None, None]
-
-        known = None if samples else linearize(first)
-        per_sample = 2 if known is None else known[0].shape[1]
-        n_rows = n_samples * (1 if samples else per_sample)
-        if self._is_matrix_free(n_rows, len(theta)):
-            problem = self._matrix_free(batch, point, indices, linearize, penalty, theta)
-            return problem, n_rows, f"cg: {len(theta)} parameters, {n_rows} rows"
-
-        def rows(chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
-            residual = theta
-
-            def factor(span: slice) -> Tensor:
-                nonlocal residual
-                residual, found = linearize(span)
-                return found
-
-            for block in self.function.rows(point.theta, indices, batch.inputs, factor, seed=batch.seed, chunk=chunk):
-                yield block.flatten(0, 1), residual.flatten()
-
-        def solved(chunk: int) -> SubProblem:
-            if samples:
-                return self._sampled(batch, point, indices, penalty, theta, solver, chunk)
-            if solver is Cholesky and per_sample > 1 and indices is None and batch.seed is None:
-                sums = self.function.gram(point.theta, batch.inputs, linearize, chunk=chunk)
-                if sums is not None:
-                    return Cholesky.from_sums(*sums, penalty, theta)
-            return solver(rows(chunk), penalty, theta)
-
+        seed = (self.seed + self.n_steps) % 2**62
+        at = Linearization(self.function, self.criterion, batch, point, indices, seed)
+        n_rows, n_params = at.n_rows, len(at.theta)
+        if self._is_matrix_free(n_rows, n_params):
+            products = at.matrix_free(self._first_gradient)
+            self._first_gradient = self._first_gradient or float(torch.linalg.vector_norm(products.gradient))
+            return products, n_rows, f"cg: {n_params} parameters, {n_rows} rows"
         solver, why = choose_solver(
-            self.solver, n_rows, len(theta), theta.dtype, curve=self.is_curve, inverts=self.bayes
+            self.solver, n_rows, n_params, at.theta.dtype, curve=self.is_curve, inverts=self.bayes
         )
         chunk = batch.chunk
         while True:
             try:
-                return solved(chunk), n_rows, why
+                return at.problem(solver, chunk), n_rows, why
             except RuntimeError as error:
                 if not is_out_of_memory(error) or chunk == 1 or batch.seed is not None:
                     raise
             self.function.forget()
             chunk = max(1, chunk // 2)
-            self.jacobian_max_rows = chunk * per_sample
+            self.jacobian_max_rows = chunk * at.rows_per_sample
             warnings.warn(
                 f"out of memory; the Jacobian is now computed in chunks of jacobian_max_rows={self.jacobian_max_rows}.",
                 RuntimeWarning,
                 stacklevel=4,
             )
 
-    def _sampled(
-        self,
-        batch: _Batch,
-        point: _Point,
-        indices: Tensor | None,
-        penalty: Tensor,
-        theta: Tensor,
-        solver: Callable[[Rows, Tensor, Tensor], SubProblem],
-        chunk: int,
-    ) -> SubProblem:
-        """Return the sub-problem of curvature "mc": a drawn row per sample, and beside it one for the gradient.
-
-        The draws are the same however often this step asks for them.
-        """
-        generator = torch.Generator().manual_seed((self.seed + self.n_steps) % 2**62)
-        uniform = torch.rand(len(point.outputs), dtype=torch.float64, generator=generator).to(theta)
-        root = batch.weights.sqrt()
-        gradient, square = torch.zeros_like(theta), 0.0
-        residual = share = root
-
-        def factor(span: slice) -> Tensor:
-            nonlocal residual, share
-            share = root[span]
-            outputs, targets = point.outputs[span], take(batch.targets, span)
-            residual = share[:, None] * self.criterion.linearize(outputs, targets)[0]
-            drawn = self.criterion.sampled(outputs, targets, uniform[span])
-            return share[:, None, None] * torch.cat([drawn, self.criterion.gradient(outputs, targets)[:, None]], 1)
-
-        def rows() -> Iterator[tuple[Tensor, Tensor]]:
-            nonlocal gradient, square
-            for block in self.function.rows(point.theta, indices, batch.inputs, factor, seed=batch.seed, chunk=chunk):
-                gradient = gradient + share @ block[:, 1]
-                square += float(residual.square().sum())
-                yield block[:, 0], torch.zeros_like(share)
-
-        problem = solver(rows(), penalty, theta)
-        problem.add_gradient(gradient, math.sqrt(square))
-        return problem
-
     def _is_matrix_free(self, n_rows: int, n_params: int) -> bool:
         if self.bayes:
             return False
         return self.solver == "cg" or (self.solver == "auto" and min(n_rows, n_params) > CG_MIN_SIZE)
 
-    def _matrix_free(
-        self,
-        batch: _Batch,
-        point: _Point,
-        indices: Tensor | None,
-        linearize: Callable[[slice], tuple[Tensor, Tensor]],
-        penalty: Tensor,
-        theta: Tensor,
-    ) -> ConjugateGradients:
-        """Return the sub-problem with products instead of rows, over chunks of `CG_ROWS` samples."""
-        if batch.seed is not None:
-            raise ValueError(
-                "`solver='cg'` needs a module that draws no random numbers, as dropout does; pass another solver."
-            )
-        function, n_samples = self.function, len(point.outputs)
-
-        def pulled(of: Callable[[Any, Tensor, Tensor], Tensor]) -> Tensor:
-            """Return the sum over the spans of J' of what `of` makes of inputs, residual and factor."""
-            total = torch.zeros_like(point.theta)
-            for span in spans(n_samples, CG_ROWS):
-                inputs = take(batch.inputs, span)
-                total += function.pullback(point.theta, of(inputs, *linearize(span)), inputs)
-            return total if indices is None else total[indices]
-
-        def product(vector: Tensor) -> Tensor:
-            full = vector if indices is None else torch.zeros_like(point.theta).index_copy(0, indices, vector)
-
-            def curved(inputs: Any, _: Tensor, factor: Tensor) -> Tensor:
-                pushed = function.pushforward(point.theta, full, inputs)
-                return (factor.mT @ (factor @ pushed[:, :, None]))[:, :, 0]
-
-            return pulled(curved)
-
-        gradient = pulled(lambda _, residual, factor: (factor.mT @ residual[:, :, None])[:, :, 0])
-        size = float(torch.linalg.vector_norm(gradient + penalty * theta))
-        self._first_gradient = self._first_gradient or size
-        forcing = min(0.1, math.sqrt(size / self._first_gradient)) if size else 0.1
-        generator = torch.Generator().manual_seed((self.seed + self.n_steps) % 2**62)
-        square = sum(float(linearize(span)[0].square().sum()) for span in spans(n_samples, CG_ROWS))
-        return ConjugateGradients(product, gradient, square, penalty, theta, forcing=forcing, generator=generator)
-
     def _search(
-        self, judges: list[tuple[_Batch, _Point]], indices: Tensor | None, problem: SubProblem, solver: str
+        self, judges: list[tuple[Batch, Point]], indices: Tensor | None, problem: SubProblem, solver: str
     ) -> StepResult:
         """Try damping values until one lowers the loss, a test passes or the attempts are used up: steps 3 to 6.
 
@@ -779,7 +638,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         return ~held(theta, problem.gradient, *self.box.select(indices, theta))
 
     def _propose(
-        self, judge: tuple[_Batch, _Point], indices: Tensor | None, problem: SubProblem, damping: Tensor, lr: float
+        self, judge: tuple[Batch, Point], indices: Tensor | None, problem: SubProblem, damping: Tensor, lr: float
     ) -> tuple[Tensor | None, float]:
         """Step 3: return the step for the damping diagonal and the reduction that the model predicts."""
         batch, point = judge
@@ -812,7 +671,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         return step, predicted
 
     def _correction(
-        self, batch: _Batch, point: _Point, indices: Tensor | None, problem: SubProblem, direction: Tensor
+        self, batch: Batch, point: Point, indices: Tensor | None, problem: SubProblem, direction: Tensor
     ) -> Tensor | None:
         """Return the geodesic acceleration along `direction`; None where the module has no second derivative."""
         full = direction
@@ -833,7 +692,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         return -problem.apply_inverse(pulled if indices is None else pulled[indices])
 
     def _confirmed(
-        self, judge: tuple[_Batch, _Point], indices: Tensor | None, problem: SubProblem | None, result: StepResult
+        self, judge: tuple[Batch, Point], indices: Tensor | None, problem: SubProblem | None, result: StepResult
     ) -> StepResult:
         """Step 7: polish a converged step of a curve, and take the convergence back where the offset denies it."""
         batch, point = judge
@@ -887,7 +746,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         free = self._free(problem, theta, indices)
         return relative_offset(problem.triangle[:, free], problem.target, problem.residual_norm)
 
-    def _trial(self, batch: _Batch, point: _Point, step: Tensor, indices: Tensor | None) -> _Point:
+    def _trial(self, batch: Batch, point: Point, step: Tensor, indices: Tensor | None) -> Point:
         theta = point.theta + step if indices is None else point.theta.index_add(0, indices, step)
         if self.box is not None:
             theta = clip(theta, *self.box.select(None, theta))
@@ -895,18 +754,18 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         outputs = self.function.outputs(theta, batch.inputs, seed=batch.seed, chunk=batch.chunk, keep=keep)
         return self._point(batch, theta, outputs)
 
-    def _move(self, batch: _Batch, point: _Point) -> None:
+    def _move(self, batch: Batch, point: Point) -> None:
         self.function.assign(point.theta)
         self._now = batch, point
 
-    def _reduction(self, judge: tuple[_Batch, _Point], trial: _Point) -> float:
+    def _reduction(self, judge: tuple[Batch, Point], trial: Point) -> float:
         """Return F(point) - F(trial), added up from differences."""
         batch, point = judge
         penalty = batch.penalty * (point.theta - trial.theta) @ (point.theta + trial.theta)
         return float(batch.weights @ (point.values - trial.values) + penalty / 2)
 
     def _unmoved(
-        self, point: _Point, status: str, message: str, solver: str = "", cosine: float = math.nan
+        self, point: Point, status: str, message: str, solver: str = "", cosine: float = math.nan
     ) -> StepResult:
         return StepResult(
             loss=point.loss,

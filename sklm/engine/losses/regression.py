@@ -24,7 +24,8 @@ class Elementwise(Loss):
     def _weight(self, residual: Tensor) -> Tensor: ...
 
     def value(self, outputs: Tensor, targets: Any) -> Tensor:
-        return self._rho(outputs - targets).sum(1)
+        values = self._rho(outputs - targets)
+        return values[:, 0] if values.shape[1] == 1 else values.sum(1)  # a sum over one costs a pass over all
 
     def gradient(self, outputs: Tensor, targets: Any) -> Tensor:
         residual = outputs - targets
@@ -49,6 +50,11 @@ class SquaredError(Elementwise):
 
     def _weight(self, residual: Tensor) -> Tensor:
         return torch.ones_like(residual)
+
+    def ggn(self, outputs: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
+        residual = outputs - targets
+        identity = torch.eye(residual.shape[1], dtype=residual.dtype, device=residual.device)
+        return residual, identity.expand(len(residual), -1, -1)
 
 
 class AbsoluteError(Elementwise):
