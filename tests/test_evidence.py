@@ -270,6 +270,18 @@ def test_evidence_of_classes_that_hardly_rises_ends_the_fit():
     assert "the log evidence has risen by less than 10 in 10 epochs" in model.message_
 
 
+@QUIET
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_smooth_data_in_float32_are_fitted_as_closely_as_in_float64(noise):
+    X = np.random.default_rng(0).uniform(-1, 1, (200, 4))
+    smooth = np.sin(3 * X[:, 0]) + X[:, 1] * X[:, 2]
+    y = smooth + noise * np.random.default_rng(1).standard_normal(200)
+    models = [LMRegressor(alpha="bayes", dtype=dtype, random_state=0).fit(X, y) for dtype in ("float64", "float32")]
+    exact, rounded = (np.sqrt(np.mean((model.predict(X) - smooth) ** 2)) for model in models)
+    assert rounded < 2 * exact
+    assert np.isfinite(models[1].history_[:, "log_evidence"]).all()  # although the curvature is singular to rounding
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_single_class_has_nothing_to_fit(dtype):
     X = RNG.standard_normal((10, 3))

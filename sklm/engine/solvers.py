@@ -96,7 +96,7 @@ class SubProblem(abc.ABC):
     def inverse_diagonal(self) -> tuple[Tensor, float] | None:
         """Return the diagonal of H^-1 and log det(H); None for a problem that is never formed.
 
-        Directions in which H vanishes count as if it were `JITTER` of its largest entry there.
+        Where H vanishes it counts as `JITTER` of its largest entry, or ten times the rounding of that.
         """
         return None
 
@@ -163,9 +163,12 @@ class Cholesky(SubProblem):
 
 
 def _inverse_diagonal(curvature: Tensor) -> tuple[Tensor, float] | None:
+    given, rounding = curvature, torch.finfo(curvature.dtype).eps
+    if given.dtype != torch.float64:  # its rounding errors stay, but none are added
+        curvature = given.to("cpu" if given.device.type == "mps" else given.device, torch.float64)
     factor, info = torch.linalg.cholesky_ex(curvature)
     if int(info):
-        jitter = torch.full_like(curvature[0], JITTER * float(curvature.diagonal().max()))
+        jitter = torch.full_like(curvature[0], max(JITTER, 10 * rounding) * float(curvature.diagonal().max()))
         factor, info = torch.linalg.cholesky_ex(curvature + torch.diag(jitter))
     if int(info):
         return None
@@ -176,7 +179,7 @@ def _inverse_diagonal(curvature: Tensor) -> tuple[Tensor, float] | None:
         unit = torch.eye(len(below), n_columns, dtype=factor.dtype, device=factor.device)
         columns = torch.linalg.solve_triangular(below, unit, upper=False)
         diagonal[start : start + n_columns] = columns.square().sum(0)
-    return diagonal, float(2 * factor.diagonal().log().sum())
+    return diagonal.to(given), float(2 * factor.diagonal().log().sum())
 
 
 def _block_rows(n_params: int) -> Iterator[tuple[int, int]]:
