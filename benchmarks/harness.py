@@ -21,10 +21,11 @@ from pathlib import Path
 import threadpoolctl
 import torch
 
+import sklm
+
 HERE = Path(__file__).parent
 JOBS = ("sinc", "mnist", "mlp_steps", "curves", "grid_search", "predict", "million_rows", "million_parameters")
 PACKAGES = [
-    "sklm",
     "torch",
     "scikit-learn",
     "skorch",
@@ -83,6 +84,22 @@ def seconds(call):
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
+
+
+def finished(call, device):
+    """Return `call` that ends when the GPU has, where the device is one."""
+
+    def wait(i):
+        call(i)
+        synchronize(device)
+
+    return wait
+
+
+def synchronize(device):
+    """Wait for the device, so that a clock read next has all work behind it."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
 
 
 def interleaved(contenders, repetitions, budget=None, *, warm=True):
@@ -169,7 +186,7 @@ def machine():
 
 def versions():
     """Return Python's version and those of the packages that are installed."""
-    found = [f"Python {platform.python_version()}"]
+    found = [f"Python {platform.python_version()}", f"sklm {sklm.__version__}"]
     for package in PACKAGES:
         try:
             found.append(f"{package} {version(package)}")
@@ -243,12 +260,13 @@ def save(name, title, goals, text, *, is_quick, plot=None):
     parts = folder(is_quick) / "results"
     parts.mkdir(exist_ok=True, parents=True)
     (parts / f"{name}.json").write_text(json.dumps(part, indent=1) + "\n")
-    print(f"\n## {title}\n\n{markdown([_line(goal) for goal in part['goals']])}\n\n{text}\n")
+    print(f"\n## {title}\n\n{goal_table(part['goals'])}\n\n{text}\n")
     write_report(is_quick)
 
 
-def _line(goal):
-    return {**goal, "met": {True: "yes", False: "no", None: ""}[goal["met"]]}
+def goal_table(goals):
+    """Return goals, each as a dict, as a table."""
+    return markdown([goal | {"met": {True: "yes", False: "no", None: ""}[goal["met"]]} for goal in goals])
 
 
 def write_report(is_quick):
@@ -267,7 +285,7 @@ def write_report(is_quick):
             jobs = [name for name, part in parts.items() if part[label] == value]
             which = "" if len(jobs) == len(parts) else f" ({', '.join(jobs)})"
             lines.append(f"- {label}{which}: {value}")
-    lines += ["", "## Goals", "", markdown([_line(goal) for part in parts.values() for goal in part["goals"]]), ""]
+    lines += ["", "## Goals", "", goal_table(goal for part in parts.values() for goal in part["goals"]), ""]
     for name, part in parts.items():
         lines += [f"## {part['title']}", "", part["text"], ""]
         if part["plot"]:

@@ -15,7 +15,7 @@ import warnings
 
 import numpy as np
 import torch
-from harness import Goal, duration, in_child, markdown, memory_now, memory_peak, options, save, set_threads
+from harness import Goal, duration, in_child, markdown, memory_now, memory_peak, options, save, set_threads, synchronize
 
 from sklm import LMRegressor
 
@@ -30,7 +30,7 @@ def draw(n_rows, dtype):
     return X, y + rng.standard_normal(n_rows, dtype=dtype) / 10
 
 
-def fit_sklm(X, y):
+def fit_sklm(X, y, device="cpu"):
     """Return the seconds of every step."""
     model = LMRegressor(
         module__hidden_layer_sizes=(N_HIDDEN,),
@@ -40,18 +40,19 @@ def fit_sklm(X, y):
         xtol=None,
         gtol=None,
         random_state=0,
+        device=device,
     ).fit(X, y)
     return model.history_[:, "dur"]
 
 
-def fit_peer(X, y):
+def fit_peer(X, y, device="cpu"):
     import torch_levenberg_marquardt as tlm
 
     torch.manual_seed(0)
-    inputs, targets = torch.from_numpy(X), torch.from_numpy(y)[:, None]
+    inputs, targets = torch.from_numpy(X).to(device), torch.from_numpy(y).to(device)[:, None]
     network = torch.nn.Sequential(
         torch.nn.Linear(N_FEATURES, N_HIDDEN), torch.nn.Tanh(), torch.nn.Linear(N_HIDDEN, 1)
-    ).to(inputs.dtype)
+    ).to(inputs)
     module = tlm.training.LevenbergMarquardtModule(
         network, loss_fn=tlm.loss.MSELoss(), solve_method="cholesky", max_batch_size=PEER_ROWS
     )
@@ -59,6 +60,7 @@ def fit_peer(X, y):
     for _ in range(STEPS):
         start = time.perf_counter()
         module.training_step(inputs, targets)
+        synchronize(device)
         seconds.append(time.perf_counter() - start)
     return seconds
 

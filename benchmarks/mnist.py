@@ -25,7 +25,19 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch_levenberg_marquardt as tlm
-from harness import Goal, duration, folder, interleaved, markdown, options, plot_curves, ratio, save, set_threads
+from harness import (
+    Goal,
+    duration,
+    folder,
+    interleaved,
+    markdown,
+    options,
+    plot_curves,
+    ratio,
+    save,
+    set_threads,
+    synchronize,
+)
 from skorch.callbacks import Callback
 from torch import nn
 
@@ -92,9 +104,10 @@ class Watch:
     @torch.no_grad()
     def __call__(self, model, n_seen):
         """Return whether the run is over."""
-        now = time.perf_counter()
         if n_seen < self.due:
             return False
+        synchronize(self.X.device)
+        now = time.perf_counter()
         self.due += LOOK
         self.seconds.append(now - self.start - self.own)
         self.accuracy.append(float((model(self.X).argmax(1) == self.y).double().mean()))
@@ -132,10 +145,11 @@ def run_sklm(data, watch, seed, lr):
         batch_size=BATCH,
         max_epochs=1000,
         random_state=seed,
+        device=X.device,
         callbacks=[Stop(watch)],
     )
     with contextlib.suppress(OverError):
-        model.fit(X.numpy(), y.numpy())
+        model.fit(X.numpy(force=True), y.numpy(force=True))
 
 
 def run_steps(data, watch, batch_size, step, model):
@@ -143,7 +157,7 @@ def run_steps(data, watch, batch_size, step, model):
     X, y = data[:2]
     n_seen = 0
     while True:
-        for rows in torch.randperm(len(X)).split(batch_size):
+        for rows in torch.randperm(len(X)).to(X.device).split(batch_size):
             step(X[rows], y[rows])
             n_seen += len(rows)
             if watch(model, n_seen):
@@ -151,12 +165,12 @@ def run_steps(data, watch, batch_size, step, model):
 
 
 def run_peer(data, watch, seed, lr):
-    model = seeded_network(seed)
+    model = seeded_network(seed).to(data[0].device)
     run_steps(data, watch, BATCH, make_peer(model, lr=lr).training_step, model)
 
 
 def run_adam(data, watch, seed, batch_size, lr):
-    model = seeded_network(seed)
+    model = seeded_network(seed).to(data[0].device)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     loss = nn.CrossEntropyLoss()
 

@@ -244,8 +244,8 @@ def test_multi_output_linear_module_solves_least_squares():
     model = regressor(module=Linear).fit(X, Y2)
     design = np.column_stack([X, np.ones(40)])
     solution, *_ = np.linalg.lstsq(design, Y2, rcond=None)
-    np.testing.assert_allclose(model.module_.linear.weight.detach().numpy(), solution[:-1].T, atol=1e-7)
-    np.testing.assert_allclose(model.module_.linear.bias.detach().numpy(), solution[-1], atol=1e-7)
+    np.testing.assert_allclose(model.module_.linear.weight.numpy(force=True), solution[:-1].T, atol=1e-7)
+    np.testing.assert_allclose(model.module_.linear.bias.numpy(force=True), solution[-1], atol=1e-7)
 
 
 def test_module_with_one_dimensional_output():
@@ -354,7 +354,7 @@ def test_instance_is_never_trained_in_place():
         assert torch.equal(value, before[name])
     start = regressor(module=instance, max_epochs=1, lr=1e-9).fit(X, Y).module_.state_dict()
     for name, value in start.items():  # it is where training starts
-        np.testing.assert_allclose(value, before[name], atol=1e-6)
+        np.testing.assert_allclose(value.cpu(), before[name], atol=1e-6)
 
 
 def recording(*names):
@@ -417,7 +417,7 @@ def test_init_from_data_gets_the_training_data():
 
     regressor(module=Initialized).fit(X[:5], Y[:5], sample_weight=[1, 2, 0, 4, 5])
     ((inputs, targets, weights),) = seen
-    inputs, targets, weights = inputs.numpy(), targets.numpy(), weights.numpy()
+    inputs, targets, weights = (part.numpy(force=True) for part in (inputs, targets, weights))
     order = np.argsort(weights)
     np.testing.assert_array_equal(inputs[order], X[[0, 1, 3, 4]])
     np.testing.assert_array_equal(targets[order], Y[[0, 1, 3, 4]])
@@ -958,7 +958,7 @@ def test_early_stopping_restores_the_best_parameters():
     ).fit(X, Y)
     curve = model.history_[:, "valid_loss"]
     valid = rows.valid
-    error = model.predict(valid.X) - valid.targets.numpy()
+    error = model.predict(valid.X) - valid.targets.numpy(force=True)
     assert len(valid) == 10
     assert int(np.argmin(curve)) < len(curve) - 1  # it did overfit
     np.testing.assert_allclose(0.5 * np.mean(np.square(error)), min(curve), rtol=1e-10)
@@ -1281,7 +1281,7 @@ def test_selection_subclass(rule):
     module = Network(3, 1)
     model = regressor(module=module, selection=rule).fit(X, Y)
     for name, value in model.module_.state_dict().items():
-        moved = not torch.equal(value, module.state_dict()[name].double())
+        moved = not torch.equal(value, module.state_dict()[name].to(value))
         assert moved == name.endswith("bias")
     if isinstance(rule, selection.Selection):
         assert rule.calls == 0  # the user's instance is not touched
@@ -1501,7 +1501,7 @@ def test_the_best_of_several_starts_with_mini_batches():
 
     class End(Callback):
         def on_train_end(self, net, X=None, **kwargs):
-            ends.append(float(np.mean((net.predict(X.numpy()) - y) ** 2)))
+            ends.append(float(np.mean((net.predict(X.numpy(force=True)) - y) ** 2)))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

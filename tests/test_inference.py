@@ -375,7 +375,9 @@ def test_alpha_with_several_outputs_is_the_posterior_of_each():
 
 def test_network_is_the_delta_method_of_its_autograd_jacobian():
     alpha = 0.05
-    model = LMRegressor(module__hidden_layer_sizes=(4,), alpha=alpha, random_state=0, max_epochs=500).fit(X, Y)
+    model = LMRegressor(module__hidden_layer_sizes=(4,), alpha=alpha, random_state=0, max_epochs=500, device="cpu").fit(
+        X, Y
+    )
     module = model.module_
     names = [name for name, _ in module.named_parameters()]
     values = [parameter.detach() for _, parameter in module.named_parameters()]

@@ -9,6 +9,7 @@ the others move as without bounds. Holding by the sign of the gradient is the pr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sklm.engine._checks import did_you_mean
+from sklm.engine.convergence import largest
 from sklm.engine.solvers import SubProblem
 
 
@@ -110,7 +112,7 @@ def bounded_step(
     while bool(free.any()):
         part = problem if bool(free.all()) else problem.restrict(free, step)
         direction = part.solve(damping[free])
-        if direction is None or not bool(torch.isfinite(direction).all()):
+        if direction is None or not math.isfinite(largest(direction)):
             return None, free
         step = step.masked_scatter(free, direction)
         beyond = free & ((theta + step < lower) | (theta + step > upper))

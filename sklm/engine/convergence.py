@@ -65,6 +65,11 @@ class ConvergenceTests:
         return ""
 
 
+def largest(values: Tensor) -> float:
+    """Return the largest absolute value: nan or infinite where one is, 0 where there is none."""
+    return float(values.abs().max()) if values.numel() else 0.0
+
+
 def largest_cosine(gradient: Tensor, diagonal: Tensor, residual_norm: float) -> float:
     """Return the largest |cosine| between a column of the Jacobian and the residuals.
 
@@ -75,11 +80,11 @@ def largest_cosine(gradient: Tensor, diagonal: Tensor, residual_norm: float) -> 
     residual_norm : float
         Norm of r.
     """
-    if not math.isfinite(residual_norm) or not bool(diagonal.isfinite().all()):
+    if not math.isfinite(residual_norm) or not math.isfinite(largest(diagonal)):
         return math.inf
     norms = diagonal.sqrt() * residual_norm
     cosines = (gradient.abs() / norms).where(norms != 0, 0.0)
-    return float(cosines.max()) if len(cosines) else 0.0
+    return largest(cosines)
 
 
 def relative_offset(triangle: Tensor, target: Tensor, residual_norm: float) -> float:
@@ -98,7 +103,7 @@ def relative_offset(triangle: Tensor, target: Tensor, residual_norm: float) -> f
     """
     norms = torch.linalg.vector_norm(triangle, dim=0)
     scaled = triangle / torch.where(norms > 0, norms, 1.0)
-    if not residual_norm > 0 or not triangle.shape[1] or not bool(torch.isfinite(scaled).all()):
+    if not residual_norm > 0 or not triangle.shape[1] or not math.isfinite(largest(scaled)):
         return 0.0 if residual_norm == 0 or not triangle.shape[1] else math.inf
     left, values, _ = torch.linalg.svd(scaled, full_matrices=False)
     seen = values > RANK_ROUNDING * torch.finfo(values.dtype).eps * values[0]

@@ -44,7 +44,7 @@ from torch import Tensor, nn
 
 from sklm.engine._checks import check_choice, check_integer, check_real
 from sklm.engine.bounds import Box, bounded_step, clip, held
-from sklm.engine.convergence import ConvergenceTests, largest_cosine, relative_offset
+from sklm.engine.convergence import ConvergenceTests, largest, largest_cosine, relative_offset
 from sklm.engine.damping import Damping, resolve_damping
 from sklm.engine.evidence import (
     LOSS_TOLERANCE,
@@ -542,9 +542,10 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         """
         _, point = judges[0]
         alone = len(judges) == 1
-        if not bool(torch.isfinite(problem.diagonal).all() & torch.isfinite(problem.gradient).all()):
+        stiffest = largest(problem.diagonal)
+        if not math.isfinite(stiffest) or not math.isfinite(largest(problem.gradient)):
             return self._unmoved(point, "failed", "the Jacobian is not finite at the current parameters", solver)
-        if not bool((problem.diagonal != 0).any()) and problem.residual_norm > 0:
+        if stiffest == 0 and problem.residual_norm > 0:
             reason = (
                 "the outputs of the module do not depend on its parameters here; compute them with torch operations, "
                 "without .item(), .detach() or .numpy()"
@@ -650,7 +651,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             lower, upper = self.box.select(indices, theta)
             direction, free = bounded_step(problem, damping, theta, lower, upper)
             inside = bool(free.all())
-        if direction is None or not bool(torch.isfinite(direction).all()):
+        if direction is None or not math.isfinite(largest(direction)):
             return None, math.nan
         step = lr * direction
         if self.box is not None and lr > 1:
@@ -684,7 +685,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
                 raise
             self.acceleration = self._accelerates = False
             return None
-        if not bool(torch.isfinite(second).all()):
+        if not math.isfinite(largest(second)):
             return None
         _, factor = self.criterion.linearize(point.outputs, batch.targets)
         curved = (factor.mT @ (factor @ second[:, :, None]))[:, :, 0] * batch.weights[:, None]

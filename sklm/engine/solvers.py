@@ -22,7 +22,7 @@ from __future__ import annotations
 import abc
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 import torch
@@ -36,6 +36,7 @@ QR_BLOCK = 4096  # rows
 GRAM_BLOCKS = 8  # rows of blocks of which only those on and above the diagonal are computed, each of
 MIN_GRAM_BLOCK, MAX_GRAM_BLOCK = 32, 256  # columns
 ONE_BLOCK = 96  # columns up to which one product of all is as fast
+CUDA_BLOCK = 512  # columns at least, as every launch costs
 
 Rows = Iterable[tuple[Tensor, Tensor]]
 
@@ -182,17 +183,24 @@ def _inverse_diagonal(curvature: Tensor) -> tuple[Tensor, float] | None:
     return diagonal.to(given), float(2 * factor.diagonal().log().sum())
 
 
-def _block_rows(n_params: int) -> Iterator[tuple[int, int]]:
-    block = max(MIN_GRAM_BLOCK, min(MAX_GRAM_BLOCK, n_params // GRAM_BLOCKS)) if n_params > ONE_BLOCK else n_params
-    for start in range(0, n_params, block):
-        yield start, min(start + block, n_params)
+def _block_rows(gram: Tensor) -> list[tuple[int, int]]:
+    """Return where the rows of blocks begin and end; one for all columns when more would not pay."""
+    n_params = len(gram)
+    if gram.is_cuda:
+        block = max(CUDA_BLOCK, n_params // GRAM_BLOCKS)
+    elif n_params > ONE_BLOCK:
+        block = max(MIN_GRAM_BLOCK, min(MAX_GRAM_BLOCK, n_params // GRAM_BLOCKS))
+    else:
+        block = n_params
+    return [(start, min(start + block, n_params)) for start in range(0, n_params, block)]
 
 
 def mirror(gram: Tensor) -> None:
     """Copy the upper triangle that `add_gram` has made to the lower one, in place."""
-    if len(gram) <= ONE_BLOCK:
+    blocks = _block_rows(gram)
+    if len(blocks) == 1:
         return
-    for start, stop in _block_rows(len(gram)):
+    for start, stop in blocks:
         own = gram[start:stop, start:stop]
         own.copy_(own.triu() + own.triu(1).T)
         gram[stop:, start:stop] = gram[start:stop, stop:].T
@@ -200,7 +208,7 @@ def mirror(gram: Tensor) -> None:
 
 def add_gram(gram: Tensor, matrix: Tensor) -> None:
     """Add matrix' matrix to the upper triangle of `gram`, block row by block row; what is below is not defined."""
-    for start, stop in _block_rows(len(gram)):
+    for start, stop in _block_rows(gram):
         gram[start:stop, start:].addmm_(matrix[:, start:stop].T, matrix[:, start:])
 
 
