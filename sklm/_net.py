@@ -65,7 +65,7 @@ from sklm.curves import Curve, curve, is_curve
 from sklm.engine import LevenbergMarquardt
 from sklm.engine._checks import check_integer, check_keywords, check_real, did_you_mean
 from sklm.engine.damping import resolve_damping
-from sklm.engine.evidence import LEAST_EFFECTIVE, check_alpha, has_dispersion
+from sklm.engine.evidence import LEAST_EFFECTIVE, check_alpha
 from sklm.engine.jacobian import (
     Reader,
     call_module,
@@ -100,13 +100,23 @@ HINTS = {
     "fixed": "module__fixed",
     "sigma": "fit(..., sample_weight=1 / sigma**2)",
     "p0": "module__name for every parameter",
-}  # names of scikit-learn's MLP and others, for messages
+    "mu": "damping__initial",
+    "mu_max": "damping__maximum",
+    "mu_inc": "damping__increase",
+    "mu_dec": "damping__decrease",
+    "epochs": "max_epochs",
+    "max_fail": "n_iter_no_change",
+    "min_grad": "gtol",
+    "show": "verbose",
+    "hiddenSizes": "module__hidden_layer_sizes",
+}  # names of scikit-learn's MLP, curve_fit, MATLAB and others, for messages
 # Where a curve's first run has not converged: from the same start with another scaling, and ten times the epochs.
 SECOND_SCALING, SECOND_EPOCHS = "identity", 10
 DEFAULT_EPOCHS = 100
 MOST_BAYES_PARAMS = 3000  # for alpha="auto": the evidence takes an inverse in every step
 EVIDENCE = ("alpha", "n_effective", "log_evidence")
-EVIDENCE_NOISE = 10.0  # of the log evidence of a network: its curvature is an approximation
+EVIDENCE_NOISE = 5.0  # of the log evidence of a network: its curvature is an approximation
+LINEAR = 1e-3  # distance of the gain ratio from 1
 ALPHA_CHANGE = 2.0  # a factor: alpha that still changes so much has not been found
 MANY_ROWS, SOME_ROWS = 2**18, 2**15  # a curve with many rows starts from a fit to some of them
 INIT_ROWS = 2**16  # of those read batch by batch: enough for the scales of a new module
@@ -206,11 +216,10 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         dunder = arguments["kwargs"]
         for name in dunder:
             if not self._is_dunder(name):
-                known = [*self._signature_names(), *HINTS]
                 raise TypeError(
                     f"{type(self).__name__}() got an unexpected keyword argument {name!r}"
-                    + (f"; did you mean {HINTS[name]!r}?" if name in HINTS else did_you_mean(name, known))
-                    + " Parameters of the module have the prefix module__."
+                    f"{did_you_mean(name, self._signature_names(), HINTS) or '.'} "
+                    "Parameters of the module have the prefix module__."
                 )
         for name, value in arguments.items():
             if name not in ("self", "kwargs", "__class__"):
@@ -290,7 +299,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         for name in params:
             if name not in names and not self._is_dunder(name):
                 raise ValueError(
-                    f"Invalid parameter {name!r} for estimator {type(self).__name__}{did_you_mean(name, names)}. "
+                    f"Invalid parameter {name!r} for estimator {type(self).__name__}"
+                    f"{did_you_mean(name, names, HINTS) or '.'} "
                     f"Valid parameters are: {names}, and names with the prefixes {[p + '__' for p in PREFIXES]}."
                 )
         for name, value in params.items():
@@ -542,6 +552,8 @@ class LMNet(skorch.NeuralNet, abc.ABC):
     def _batch_size(self, n_rows: int) -> int:
         """Return the size of the batches of this epoch; -1 for all rows."""
         size = self.batch_size
+        if size == -1:
+            return -1
         if size == "auto":
             n_params = sum(parameter.numel() for parameter in self.module_.parameters() if parameter.requires_grad)
             size = max(LEAST_BATCH, ROWS_PER_PARAM * n_params // self._n_module_outputs())
@@ -974,13 +986,16 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         except StopTraining:
             pass
         except KeyboardInterrupt as interrupt:
-            if not _raised_by_callback(interrupt, [callback for _, callback in self.callbacks_]):
+            has_steps = any("damping" in batch for row in self.history[-1:] for batch in row["batches"])
+            callbacks = [callback for _, callback in self.callbacks_]
+            if not _raised_by_callback(interrupt, callbacks) or not (run.n_epochs or has_steps):
                 run.verdict, run.reason = "Interrupted", ""
                 self._finish(restore=True)
                 raise
-            if "train_loss" not in self.history[-1]:  # within an epoch
+            if has_steps and "train_loss" not in self.history[-1]:  # within an epoch
                 self.on_epoch_end(self)
-            self._judge_epoch()
+            if has_steps:
+                self._judge_epoch()
             run.verdict, run.reason = "Stopped by a callback", ""
         except BaseException as error:
             run.verdict, run.reason = "Failed", f"{type(error).__name__}: {error}"
@@ -1106,9 +1121,12 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         elif self._by_evidence and run.best_epoch and waited >= self.n_iter_no_change:
             run.verdict = "Converged"
             run.reason = f"the log evidence has fallen from {-run.least_score:.6g} for {waited} epochs"
-        elif self._by_evidence and run.landmark_epoch and not has_dispersion(self.criterion_):
+        elif self._by_evidence and run.landmark_epoch:
             stalled = row["epoch"] - run.landmark_epoch
-            if stalled >= self.n_iter_no_change:
+            # the evidence of a linear model, whose gain ratio is 1, is exact
+            if stalled >= self.n_iter_no_change and any(
+                not abs(ratio - 1) <= LINEAR for ratio in self.history[-stalled:, "gain_ratio"]
+            ):
                 run.verdict = "Converged"
                 run.reason = f"the log evidence has risen by less than {EVIDENCE_NOISE:g} in {stalled} epochs"
 

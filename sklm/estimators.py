@@ -65,12 +65,11 @@ class LMRegressor(RegressorMixin, Uncertainty):
         L2 penalty on weight matrices (parameters with two or more dimensions, so not on the constants of a curve), as
         scikit-learn's MLP; on the scale of the loss, so in squared units of y for the squared error. ``"bayes"`` finds
         it by the evidence (MacKay 1992; MATLAB's ``trainbr``): re-estimated after every full-batch step, until it has
-        settled (to a relative sqrt(ftol)) or the log evidence has been more than 10 below its highest value for
-        `n_iter_no_change` epochs; for classes and counts, also until in so many epochs it has risen by less than 10 and
-        alpha changed by less than a factor of 2. The last epoch that is less than 10 below the highest is kept (that of
-        the lowest validation loss with `early_stopping`). The formulas are in `sklm.engine.evidence`. ``"auto"`` is
-        ``"bayes"`` for a `sklm.MLP` of at most 3000 parameters with full batches, without `selection` and
-        ``solver="cg"``, else 0.
+        settled (to a relative sqrt(ftol)), or the log evidence in `n_iter_no_change` epochs has been more than 5 below
+        its highest value, or has risen by less than 5 while alpha changed by less than a factor of 2 (in a module that
+        is not linear). The last epoch that is less than 5 below the highest is kept (that of the lowest validation loss
+        with `early_stopping`). The formulas are in `sklm.engine.evidence`. ``"auto"`` is ``"bayes"`` for a `sklm.MLP`
+        of at most 3000 parameters with full batches, without `selection` and ``solver="cg"``, else 0.
     max_epochs : int, default=100
         Passes over the data in one call of `fit` or `partial_fit`; a full batch makes one step per epoch. A curve (any
         module without weight matrices) that has not converged by then is fitted a second time by `fit`, from the same

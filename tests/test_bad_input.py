@@ -499,8 +499,20 @@ def test_modules_that_would_fit_wrongly_in_silence(module, message):
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("hidden_layer_sizes", "module__hidden_layer_sizes"), ("max_iter", "max_epochs"), ("learning_rate", "lr")],
+    [
+        ("hidden_layer_sizes", "module__hidden_layer_sizes"),
+        ("max_iter", "max_epochs"),
+        ("maxiter", "max_epochs"),  # near a name that is known, but not one of its own
+        ("learning_rate", "lr"),
+        ("mu", "damping__initial"),
+        ("max_fail", "n_iter_no_change"),
+        ("alhpa", "alpha"),
+    ],
 )
-def test_names_of_scikit_learns_mlp_give_a_hint(name, hint):
-    with pytest.raises(TypeError, match=f"did you mean '{hint}'"):
+def test_names_of_others_give_a_hint(name, hint):
+    with pytest.raises(TypeError, match=rf"did you mean '{hint}'\? Parameters of"):
         LMRegressor(**{name: 1})
+    with pytest.raises(ValueError, match=rf"did you mean '{hint}'\? Valid parameters are"):
+        LMRegressor().set_params(**{name: 1})
+    with pytest.raises(ValueError, match=r"'zzz' for estimator LMRegressor\. Valid parameters are"):
+        LMRegressor().set_params(zzz=1)

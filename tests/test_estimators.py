@@ -1509,6 +1509,17 @@ def test_the_best_of_several_starts_with_mini_batches():
     assert np.mean((model.predict(X) - y) ** 2) == pytest.approx(min(ends))
 
 
+def test_a_full_batch_after_batches_that_grew():
+    X, y = noisy_rows(400)
+    model = LMRegressor(batch_size=50, alpha=0.0, max_epochs=10, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X, y)
+        assert model.history_[-1, "batch_size"] > 50
+        model.set_params(batch_size=-1).partial_fit(X, y)
+    assert len(model.history_[-1, "batches"]) == 1
+
+
 def test_other_batches_begin_anew():
     X, y = noisy_rows(400)
     model = LMRegressor(batch_size=50, alpha=0.0, warm_start=True, max_epochs=30, random_state=0)

@@ -165,8 +165,8 @@ def network():
 def test_last_epoch_of_high_evidence_is_kept(network):
     model, X, y = network
     evidence = np.array(model.history_[:, "log_evidence"])
-    best = np.flatnonzero(evidence > np.nanmax(evidence) - 10)[-1]
-    assert best == len(evidence) - 11  # n_iter_no_change epochs before the end
+    best = np.flatnonzero(evidence > np.nanmax(evidence) - 5)[-1]
+    assert np.argmax(evidence) < best < len(evidence) - 1
     assert model.log_evidence_ == evidence[best]
     assert model.alpha_ == model.history_[int(best), "alpha"]
     assert model.n_effective_ == model.history_[int(best), "n_effective"]
@@ -263,11 +263,11 @@ def test_evidence_of_classes_that_hardly_rises_ends_the_fit():
     landmarks = [0]
     for epoch, value in enumerate(evidence):
         ratio = alpha[epoch] / alpha[landmarks[-1]]
-        if value > evidence[landmarks[-1]] + 10 or not 0.5 <= ratio <= 2:
+        if value > evidence[landmarks[-1]] + 5 or not 0.5 <= ratio <= 2:
             landmarks.append(epoch)
     assert len(landmarks) > 2
     assert landmarks[-1] == len(evidence) - 11  # n_iter_no_change epochs before the end
-    assert "the log evidence has risen by less than 10 in 10 epochs" in model.message_
+    assert "the log evidence has risen by less than 5 in 10 epochs" in model.message_
 
 
 @QUIET

@@ -164,6 +164,31 @@ def test_ctrl_c_keeps_the_best_parameters_and_is_raised(batch_size, n_calls):
     np.testing.assert_array_equal(model.predict(X), model.predict(X))
 
 
+class StopBefore(Callback):
+    """Asks to stop as an epoch begins."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_begin(self, net, **kwargs):
+        if len(net.history) == self.epoch:
+            raise KeyboardInterrupt
+
+
+def test_a_callback_that_stops_as_an_epoch_begins_ends_with_the_one_before():
+    model = regressor(max_epochs=20, ftol=None, xtol=None, gtol=None, callbacks=[StopBefore(4)]).fit(X, Y)
+    assert model.message_ == "Stopped by a callback after 3 epochs."
+    assert_same_state(state(model), state(regressor(max_epochs=3).fit(X, Y)))
+
+
+def test_a_callback_that_stops_before_the_first_step_leaves_an_unfitted_estimator():
+    model = regressor(callbacks=[StopBefore(1)])
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y)
+    with pytest.raises(NotFittedError):
+        model.predict(X)
+
+
 def test_ctrl_c_before_the_first_epoch_leaves_an_unfitted_estimator():
     model = regressor(module=Interrupted, module__n_calls=3)
     before = dict(vars(model))

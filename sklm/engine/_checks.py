@@ -10,10 +10,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
-def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the nearest choice, or an empty string."""
-    near = difflib.get_close_matches(str(name), list(choices), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+def did_you_mean(name: str, choices: Iterable[str], others: Mapping[str, str] | None = None) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest choice, or an empty string.
+
+    `others` has names from elsewhere, and what they are here.
+    """
+    others = others or {}
+    near = difflib.get_close_matches(str(name), [*others, *choices], n=1)
+    return f"; did you mean {others.get(near[0], near[0])!r}?" if near else ""
 
 
 def check_integer(name: str, value: Any, *, minimum: int) -> int:
