@@ -99,7 +99,7 @@ HINTS = {
     "bounds": "module__bounds",
     "fixed": "module__fixed",
     "sigma": "fit(..., sample_weight=1 / sigma**2)",
-    "p0": "module__name for every parameter",
+    "p0": "module__a=1",
 }  # names of scikit-learn's MLP and others, for messages
 # Where a curve's first run has not converged: from the same start with another scaling, and ten times the epochs.
 SECOND_SCALING, SECOND_EPOCHS = "identity", 10

@@ -210,6 +210,11 @@ def test_unknown_constructor_keyword(estimator):
         estimator(max_epoch=3)
 
 
+def test_argument_of_scipy():
+    with pytest.raises(TypeError, match=r"'p0'; did you mean 'module__a=1'\?"):
+        LMRegressor("a * x", p0=[1])
+
+
 def test_unknown_prefix():
     with pytest.raises(TypeError, match=r"'modul__hidden_layer_sizes'"):
         LMRegressor(modul__hidden_layer_sizes=(3,))

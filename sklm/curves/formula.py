@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import ast
 import difflib
+import keyword
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -162,6 +164,9 @@ class Formula:
             hint = "write * for a product"
             if "=" in text or "~" in text:
                 hint = "write the right-hand side alone"
+            keywords = [word for word in re.findall(r"\w+", text) if keyword.iskeyword(word)]
+            if keywords:
+                hint = f"{keywords[0]} is a word of Python, rename it"
             raise ValueError(f"`module` {self._shown} is not a formula: {error.msg}; {hint}.") from None
         except (RecursionError, MemoryError):
             raise self._too_deep() from None
