@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import abc
 import copy
+import difflib
 import dis
 import inspect
 import math
@@ -100,6 +101,11 @@ HINTS = {
     "fixed": "module__fixed",
     "sigma": "fit(..., sample_weight=1 / sigma**2)",
     "p0": "module__a=1",
+    "maxfev": "max_epochs",
+    "max_nfev": "max_epochs",
+    "weights": "fit(..., sample_weight=weights**2)",
+    "scale_covar": "absolute_sigma",
+    "f_scale": "criterion__delta",
 }  # names of scikit-learn's MLP and others, for messages
 # Where a curve's first run has not converged: from the same start with another scaling, and ten times the epochs.
 SECOND_SCALING, SECOND_EPOCHS = "identity", 10
@@ -206,11 +212,11 @@ class LMNet(skorch.NeuralNet, abc.ABC):
         dunder = arguments["kwargs"]
         for name in dunder:
             if not self._is_dunder(name):
-                known = [*self._signature_names(), *HINTS]
+                near = difflib.get_close_matches(name, [*self._signature_names(), *HINTS], n=1)
+                meant = f"; did you mean {HINTS.get(near[0], near[0])!r}?" if near else "."
                 raise TypeError(
-                    f"{type(self).__name__}() got an unexpected keyword argument {name!r}"
-                    + (f"; did you mean {HINTS[name]!r}?" if name in HINTS else did_you_mean(name, known))
-                    + " Parameters of the module have the prefix module__."
+                    f"{type(self).__name__}() got an unexpected keyword argument {name!r}{meant} "
+                    "Parameters of the module have the prefix module__."
                 )
         for name, value in arguments.items():
             if name not in ("self", "kwargs", "__class__"):

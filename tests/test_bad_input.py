@@ -210,9 +210,19 @@ def test_unknown_constructor_keyword(estimator):
         estimator(max_epoch=3)
 
 
-def test_argument_of_scipy():
-    with pytest.raises(TypeError, match=r"'p0'; did you mean 'module__a=1'\?"):
-        LMRegressor("a * x", p0=[1])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("p0", r"; did you mean 'module__a=1'\?"),
+        ("max_nfev", r"; did you mean 'max_epochs'\?"),
+        ("weights", r"; did you mean 'fit\(\.\.\., sample_weight=weights\*\*2\)'\?"),
+        ("nan_policy", r"\. Parameters of the module"),
+        ("max_itr", r"; did you mean 'max_epochs'\?"),  # near max_iter, which is no name here
+    ],
+)
+def test_argument_of_others(name, message):
+    with pytest.raises(TypeError, match=f"'{name}'{message}"):
+        LMRegressor("a * x", **{name: 1})
 
 
 def test_unknown_prefix():

@@ -198,6 +198,7 @@ REFUSED = {
     "too few arguments": ("where(x > 0, a)", "takes 3 arguments"),
     "unknown near": ("a * expp(x)", "did you mean 'exp'"),
     "unknown far": ("a * zzz(x)", "not a known function. There are abs, "),
+    "ln": ("a * ln(x)", "did you mean 'log'"),
     "import": ("__import__('os')", "not a known function"),
     "eval": ("eval('1')", "not a known function"),
     "call of a call": ("exp(x)(x)", "not a known function"),
@@ -457,6 +458,12 @@ def test_plain_function_needs_curve(f):
 def test_numpy_in_a_function(f):
     with pytest.raises(ValueError, match=r"torch functions, torch\.exp and not numpy\.exp"):
         LMRegressor(curve(f)).fit(X, y)
+
+
+def test_height_of_a_heaviside_step():
+    with pytest.warns(UserWarning, match="parameter b has no influence"):
+        model = LMRegressor("a * heaviside(x - b, 0.5) + c", module__b=1).fit(X, 3.0 * (X[:, 0] > 1) + 2)
+    assert model.parameters_ == pytest.approx({"a": 3, "b": 1, "c": 2})
 
 
 def takes_all_columns(X, a, b):
