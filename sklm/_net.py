@@ -99,7 +99,12 @@ HINTS = {
     "bounds": "module__bounds",
     "fixed": "module__fixed",
     "sigma": "fit(..., sample_weight=1 / sigma**2)",
-    "p0": "module__name for every parameter",
+    "p0": "module__a=1",
+    "maxfev": "max_epochs",
+    "max_nfev": "max_epochs",
+    "weights": "fit(..., sample_weight=weights**2)",
+    "scale_covar": "absolute_sigma",
+    "f_scale": "criterion__delta",
     "mu": "damping__initial",
     "mu_max": "damping__maximum",
     "mu_inc": "damping__increase",
@@ -109,7 +114,7 @@ HINTS = {
     "min_grad": "gtol",
     "show": "verbose",
     "hiddenSizes": "module__hidden_layer_sizes",
-}  # names of scikit-learn's MLP, curve_fit, MATLAB and others, for messages
+}  # names of scikit-learn's MLP, SciPy, lmfit and MATLAB, for messages
 # Where a curve's first run has not converged: from the same start with another scaling, and ten times the epochs.
 SECOND_SCALING, SECOND_EPOCHS = "identity", 10
 DEFAULT_EPOCHS = 100

@@ -13,6 +13,7 @@ COLUMNS = ("estimate", "std. error", "t", "p", "lower", "upper")
 MAX_ROWS = 40  # of parameters that are printed
 HIGH_CORRELATION = 0.95
 MAX_CORRELATIONS = 5
+LARGE = 1e6  # a t from which its decimals say nothing
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,9 @@ def _aligned(cells: list[str], widths: list[int]) -> str:
 
 
 def _number(value: float, form: str) -> str:
-    return "-" if math.isnan(value) else format(value, form)
+    if math.isnan(value):
+        return "-"
+    return f"{value:.3g}" if form == ".2f" and abs(value) >= LARGE else format(value, form)
 
 
 def _p_value(value: float) -> str:

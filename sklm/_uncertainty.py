@@ -323,17 +323,20 @@ class Uncertainty(LMNet):
             p = 2 * stats.t.sf(abs(t), found.dof) if found.dof > 0 else np.nan
             rows.append([value, error, t, p, *intervals[name]])
             notes.append(found.reasons.get(name, "") if name in found.names else "fixed")
-        variance, weighted = found.residual_variance, self._weights() is not None
+        weighted = self._weights() is not None
+        has_residuals = isinstance(plain_form(self.criterion_, found.n_outputs)[0], Elementwise)
+        chi_square = "Chi-square" if has_residuals else "Deviance"
+        deviations = [] if np.isnan(found.residual_variance).all() else np.sqrt(found.residual_variance)
         statistics = {
             "Loss": str(self.criterion_),
             "Rows, parameters": f"{found.n_samples}, {len(found.names)}"
             + (f" ({found.n_effective:.4g} effective)" if self.optimizer_.param_groups[0]["alpha"] else ""),
             "Degrees of freedom": f"{self.dof_:.6g}",
             f"{'Weighted residual' if weighted else 'Residual'} std. dev.": ", ".join(
-                f"{root:.6g}" for root in np.sqrt(variance)
+                f"{root:.6g}" for root in deviations
             ),
-            "Chi-square": f"{found.chi_square:.6g}",
-            "Reduced chi-square": f"{self.reduced_chi_square_:.6g}",
+            chi_square: f"{found.chi_square:.6g}",
+            f"Reduced {chi_square.lower()}": f"{self.reduced_chi_square_:.6g}",
             "AIC": f"{found.aic:.6g}",
             "BIC": f"{found.bic:.6g}",
             "Covariance": self.covariance + (", sigma as given" if self.absolute_sigma else ""),
@@ -343,7 +346,7 @@ class Uncertainty(LMNet):
             names=list(values),
             table=np.array(rows),
             notes=notes,
-            statistics=statistics,
+            statistics={name: text for name, text in statistics.items() if text not in ("", "nan")},
             correlations=_pairs(found, HIGH_CORRELATION),
             level=level,
             message=self.message_,

@@ -210,6 +210,21 @@ def test_unknown_constructor_keyword(estimator):
         estimator(max_epoch=3)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("p0", r"; did you mean 'module__a=1'\?"),
+        ("max_nfev", r"; did you mean 'max_epochs'\?"),
+        ("weights", r"; did you mean 'fit\(\.\.\., sample_weight=weights\*\*2\)'\?"),
+        ("nan_policy", r"\. Parameters of the module"),
+        ("max_itr", r"; did you mean 'max_epochs'\?"),  # near max_iter, which is no name here
+    ],
+)
+def test_argument_of_others(name, message):
+    with pytest.raises(TypeError, match=f"'{name}'{message}"):
+        LMRegressor("a * x", **{name: 1})
+
+
 def test_unknown_prefix():
     with pytest.raises(TypeError, match=r"'modul__hidden_layer_sizes'"):
         LMRegressor(modul__hidden_layer_sizes=(3,))

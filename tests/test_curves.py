@@ -198,6 +198,7 @@ REFUSED = {
     "too few arguments": ("where(x > 0, a)", "takes 3 arguments"),
     "unknown near": ("a * expp(x)", "did you mean 'exp'"),
     "unknown far": ("a * zzz(x)", "not a known function. There are abs, "),
+    "ln": ("a * ln(x)", "did you mean 'log'"),
     "import": ("__import__('os')", "not a known function"),
     "eval": ("eval('1')", "not a known function"),
     "call of a call": ("exp(x)(x)", "not a known function"),
@@ -208,6 +209,7 @@ REFUSED = {
     "newline": ("a * x\nb", "not a formula"),
     "semicolon": ("a * x; b", "not a formula"),
     "assignment": ("y = a * x", "not a formula"),
+    "word of Python": ("a * exp(-lambda * x)", "not a formula: .*; lambda is a word of Python, rename it"),
     "statement": ("import os", "not a formula"),
     "unclosed": ("(a * x", "never closed"),
     "null byte": ("a\x00x", "null"),
@@ -456,6 +458,35 @@ def test_plain_function_needs_curve(f):
 def test_numpy_in_a_function(f):
     with pytest.raises(ValueError, match=r"torch functions, torch\.exp and not numpy\.exp"):
         LMRegressor(curve(f)).fit(X, y)
+
+
+def test_height_of_a_heaviside_step():
+    with pytest.warns(UserWarning, match="parameter b has no influence"):
+        model = LMRegressor("a * heaviside(x - b, 0.5) + c", module__b=1).fit(X, 3.0 * (X[:, 0] > 1) + 2)
+    assert model.parameters_ == pytest.approx({"a": 3, "b": 1, "c": 2})
+
+
+def takes_all_columns(X, a, b):
+    return a * X[:, 0] + b * X[:, 1]
+
+
+def unpacks_columns(X, a, b):
+    u, v = X
+    return a * u + b * v
+
+
+@pytest.mark.parametrize("f", [takes_all_columns, unpacks_columns])
+def test_function_of_all_columns_at_once(f):
+    with pytest.raises(ValueError, match=r"shape \(n_samples,\) for each column of X; here X, a; got"):
+        LMRegressor(curve(f)).fit(np.column_stack([X, X**2]), y)
+
+
+def test_branch_in_a_function():
+    def step(x, a, b):
+        return a if x > 1 else b * x
+
+    with pytest.raises(ValueError, match=r"for all rows at once: torch\.where\(condition, a, b\) and not if"):
+        LMRegressor(curve(step)).fit(X, y)
 
 
 def test_function_that_returns_nothing():

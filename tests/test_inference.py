@@ -810,6 +810,25 @@ def test_summary_states_the_fit():
     assert "lower 50 %" in text
 
 
+def test_summary_leaves_out_what_a_loss_does_not_have():
+    counts = fit_linear(EVENTS, criterion="poisson").summary().statistics
+    robust = fit_linear(criterion="huber").summary().statistics
+    assert list(counts)[2:] == ["Degrees of freedom", "Deviance", "Reduced deviance", "AIC", "BIC", "Covariance"]
+    assert {"Residual std. dev.", "Chi-square"} < set(robust)
+    assert not {"AIC", "BIC"} & set(robust)
+    with pytest.warns(UserWarning, match="no degrees of freedom"):
+        saturated = LMRegressor("a+b*x").fit(X[:2, :1], Y[:2])
+    assert "Chi-square" in saturated.summary().statistics
+    assert "nan" not in str(saturated.summary())
+
+
+def test_huge_t_of_the_summary_has_no_decimals():
+    summary = LMRegressor("a+b*x").fit(X[:, :1], 1 + 2 * X[:, 0] + 1e-13 * Y).summary()
+    cells = str(summary).splitlines()[-4].split()  # of a
+    assert float(cells[3]) == pytest.approx(summary.table[0, 2], rel=1e-2)
+    assert len(cells[3]) <= len("1.23e+15")
+
+
 def test_summary_lists_high_correlations():
     t = np.linspace(100, 101, 30)
     y = 2 + 3 * t + np.random.default_rng(0).standard_normal(30)

@@ -152,12 +152,10 @@ class Curve(nn.Module):
                 value = self._source({**columns, **parameters}, like)
             else:
                 value = self._source(**columns, **parameters)
-        except (RuntimeError, TypeError) as error:
-            if any(word in str(error).lower() for word in ("numpy", "python scalar")):
-                raise ValueError(
-                    f"`module` {_text(self._source)} must be made of torch functions, torch.exp and not numpy.exp or "
-                    f"math.exp; got: {error}"
-                ) from error
+        except (RuntimeError, TypeError, IndexError, ValueError) as error:
+            hint = self._hint(str(error).lower())
+            if hint:
+                raise ValueError(f"`module` {_text(self._source)} must {hint}; got: {error}") from error
             raise
         if not isinstance(value, (Tensor, float, int)):
             raise ValueError(
@@ -166,6 +164,16 @@ class Curve(nn.Module):
             )
         value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
         return value.expand(len(X)) if value.ndim == 0 else value
+
+    def _hint(self, message: str) -> str:
+        """Return what a function must do that fails in ways known from functions written for numpy, or nothing."""
+        if any(word in message for word in ("numpy", "python scalar")):
+            return "be made of torch functions, torch.exp and not numpy.exp or math.exp"
+        if "boolean value of tensor with more than one" in message:
+            return "hold for all rows at once: torch.where(condition, a, b) and not if"
+        if any(word in message for word in ("too many indices", "values to unpack")):
+            return f"take a tensor of shape (n_samples,) for each column of X; here {', '.join(self._inputs)}"
+        return ""
 
     def guess(self, x: Tensor, y: Tensor, weights: Tensor) -> dict[str, float] | None:
         """Return initial values from data sorted by x, or None for a search; ready models override it."""

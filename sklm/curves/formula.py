@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import ast
 import difflib
+import keyword
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,7 +49,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "expm1": torch.expm1,
     "floor": torch.floor,
     "gammaln": torch.lgamma,
-    "heaviside": torch.heaviside,
+    "heaviside": lambda x, middle: torch.where(x == 0, middle, (x.sign() + 1) / 2),  # torch's has no derivative
     "hypot": torch.hypot,
     "log": torch.log,
     "log10": torch.log10,
@@ -162,6 +164,9 @@ class Formula:
             hint = "write * for a product"
             if "=" in text or "~" in text:
                 hint = "write the right-hand side alone"
+            keywords = [word for word in re.findall(r"\w+", text) if keyword.iskeyword(word)]
+            if keywords:
+                hint = f"{keywords[0]} is a word of Python, rename it"
             raise ValueError(f"`module` {self._shown} is not a formula: {error.msg}; {hint}.") from None
         except (RecursionError, MemoryError):
             raise self._too_deep() from None
@@ -218,7 +223,7 @@ class Formula:
         if name.rpartition(".")[2] in FUNCTIONS and name not in FUNCTIONS:
             raise ValueError(f"`module` {self._shown} has {name!r}; write the bare name {name.rpartition('.')[2]!r}.")
         if name not in FUNCTIONS:
-            near = difflib.get_close_matches(name, FUNCTIONS, n=1)
+            near = ["log"] if name == "ln" else difflib.get_close_matches(name, FUNCTIONS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f". There are {', '.join(sorted(FUNCTIONS))}."
             raise ValueError(f"`module` {self._shown} calls {name!r}, which is not a known function{hint}")
         wanted = N_ARGUMENTS.get(name, 1)

@@ -131,12 +131,13 @@ def _linear(outputs: Callable[[Tensor], Tensor], candidates: Tensor, places: lis
     """
     jacobian = torch.vmap(torch.func.jacfwd(outputs))
     one, other = candidates[:LINEAR_TRIALS], candidates[LINEAR_TRIALS : 2 * LINEAR_TRIALS]
+    reference = jacobian(one)
     found: list[int] = []
     for place in places:
         trial = [*found, place]
         moved = one.clone()
         moved[:, trial] = other[:, trial] + 1.0
-        before, after = jacobian(one)[:, :, trial], jacobian(moved)[:, :, trial]
+        before, after = reference[:, :, trial], jacobian(moved)[:, :, trial]
         size = torch.maximum(before.abs().amax(1, keepdim=True), after.abs().amax(1, keepdim=True))
         tells = ((torch.isfinite(before) & torch.isfinite(after)).all(1) & (size[:, 0] > 0)).all(1)
         same = ((before - after).abs() <= 1e-9 * size).all(1).all(1)
