@@ -327,7 +327,7 @@ def test_same_fit_as_in_memory(tmp_path, kind, solver, early_stopping, batch_siz
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_no_more_than_a_chunk_is_in_memory(monkeypatch):
     monkeypatch.setattr("sklm.engine.jacobian.FORWARD_ROWS", 50)
-    monkeypatch.setattr("sklm._net.INIT_ROWS", 40)
+    monkeypatch.setattr("sklm._net.components.INIT_ROWS", 40)
     monkeypatch.setattr("sklm._data.LOAD_ROWS", 60)
     dataset = Counting(X_STORED, Y_STORED)
     LMRegressor(**SETTINGS, jacobian_max_rows=30).fit(dataset, None)

@@ -1,0 +1,463 @@
+"""Training, inference and saving."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import skorch
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from sklm._data import Batch, Batches
+from sklm._device import draw_seed, is_available
+from sklm._net.components import NoStartError, WithParts
+from sklm._net.intake import Data
+from sklm._net.run import MeanLoss, PrintLog, Run, StopTraining, raised_by_callback
+from sklm._progress import Progress
+from sklm.curves import Curve
+from sklm.engine.evidence import LEAST_EFFECTIVE
+from sklm.engine.jacobian import Reader, call_module, chunks, element_names, tensors
+
+PREDICT_ROWS = 65_536  # rows per forward pass outside training: bounds the memory of hidden layers
+SECOND_EPOCHS = 10  # times as many for a curve whose first run has not converged
+DEFAULT_EPOCHS = 100
+EVIDENCE = ("alpha", "n_effective", "log_evidence")
+EVIDENCE_NOISE = 5.0  # of the log evidence of a network: its curvature is an approximation
+LINEAR = 1e-3  # distance of the gain ratio from 1
+ALPHA_CHANGE = 2.0  # a factor: alpha that still changes so much has not been found
+# Mini-batches: an epoch in which the loss falls by less than a share makes them larger by a factor, up to all rows.
+LEAST_FALL, GROWTH, ALL = 0.01, 4, 2**30
+RESTART_SEED = 0x9E3779B1  # odd, as torch takes seeds modulo 2**32; far from those of the epochs of a run
+
+
+class LMNet(WithParts):
+    """What `LMRegressor` and `LMClassifier` share; see the text of the package."""
+
+    @property
+    def _default_callbacks(self) -> list[tuple[str, Any]]:
+        ours = {"print_log": PrintLog(), "train_loss": MeanLoss("train_loss"), "valid_loss": MeanLoss("valid_loss")}
+        return [(name, ours.get(name, callback)) for name, callback in super()._default_callbacks]
+
+    # ------------------------------------------------------------------ training
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, *, cold: bool, classes: Any = None, warn: bool = True) -> None:
+        """Validate, build (when `cold`) and train; on failure before the end of an epoch, restore the estimator."""
+        before = dict(self.__dict__)
+        parameters = None if cold else copy.deepcopy(self.module_.state_dict())
+        reset = cold or not hasattr(self, "n_outputs_")  # `initialize` or `load_params` came before any data
+        run = Run()
+        finished = False
+        try:
+            self._validate_params()
+            data = self._training_data(X, y, sample_weight, reset=reset, classes=classes)
+            if cold:
+                self._train_from_starts(data)
+            else:
+                self._continue_parts(data)
+                self._run = Run()
+                self._train(data, self.max_epochs)
+            finished = True
+        finally:
+            run = self.__dict__.pop("_run", run)
+            if not finished and not run.n_epochs:
+                self.__dict__.clear()
+                self.__dict__.update(before)
+                if parameters is not None:
+                    self.module_.load_state_dict(parameters)
+        if self.verbose:
+            print(self.message_, flush=True)  # noqa: T201
+        if run.verdict == "Stopped":
+            warnings.warn(self.message_, ConvergenceWarning, stacklevel=3)
+        elif run.exhausted and warn:
+            self._warn_not_converged(on_all=run.on_all)
+
+    def _train_from_starts(self, data: Data) -> None:
+        """Fit from `n_init` starts and keep the best fit; a curve gets a second run where the first has not converged.
+
+        What a run leaves on the estimator is in its `__dict__`, so a copy of that keeps the best one.
+        """
+        seed = draw_seed(self.random_state)
+        best: dict[str, Any] = {}
+        try:
+            for restart in range(self.n_init):
+                run = self._train_once(data, seed, restart, best)
+                if (run.exhausted or run.verdict == "Stopped") and self._is_left_to_us():
+                    self._train_once(data, seed, restart, best, second=True)
+                if isinstance(self.module_, Curve):
+                    break  # its starts were compared before the fit
+            if not best:
+                raise NoStartError(
+                    f"no start of {self.n_init} has a finite loss. Check the module and the scale of X and y."
+                )
+        finally:
+            if best:
+                self.__dict__.clear()
+                self.__dict__.update(best)
+
+    def _train_once(self, data: Data, seed: int, restart: int, best: dict[str, Any], *, second: bool = False) -> Run:
+        """Fit from one start, put the estimator's state in `best` if it is better, and return the run."""
+        run = Run(second=second)
+        self._run = run
+        try:
+            self._initialize_parts(data, seed + restart * RESTART_SEED)
+            self._split_seed = seed  # one split for all starts
+            several = self.n_init > 1 and not isinstance(self.module_, Curve)
+            title = "second strategy" if second else f"start {restart + 1} of {self.n_init}" if several else ""
+            self._train(data, self.max_epochs * (SECOND_EPOCHS if second else 1), title)
+        except NoStartError:
+            if self.n_init == 1:
+                raise
+        finally:
+            if run.n_epochs and not run.score >= best.get("_run", Run()).score:
+                best.clear()
+                best.update(self.__dict__)
+        return run
+
+    def _is_left_to_us(self) -> bool:
+        """Return whether the fit is that of a curve with full batches, and damping and its length are left to us."""
+        ours = self.damping == "nielsen" and not self.get_params_for("damping") and self.max_epochs >= DEFAULT_EPOCHS
+        ours = ours and any(tolerance is not None for tolerance in (self.ftol, self.xtol, self.gtol))
+        return ours and self._on_all_rows and self.selection is None and self.optimizer_.is_curve
+
+    def _train(self, data: Data, max_epochs: int, title: str = "") -> None:
+        with Progress(max_epochs, title, shown=self.verbose == 1) as self._run.progress:
+            self._run_epochs(data, max_epochs)
+
+    def _run_epochs(self, data: Data, max_epochs: int) -> None:
+        run = self._run
+        self.notify("on_train_begin", X=data.X, y=data.y)
+        try:
+            self.fit_loop(data, epochs=max_epochs)
+            run.exhausted = True
+            run.verdict, run.reason = "Not converged", f"max_epochs={self.max_epochs} reached"
+            if run.second:
+                run.reason += f", and {SECOND_EPOCHS} times as many with a second strategy"
+        except StopTraining:
+            pass
+        except KeyboardInterrupt as interrupt:
+            has_steps = any("damping" in batch for row in self.history[-1:] for batch in row["batches"])
+            callbacks = [callback for _, callback in self.callbacks_]
+            if not raised_by_callback(interrupt, callbacks) or not (run.n_epochs or has_steps):
+                run.verdict, run.reason = "Interrupted", ""
+                self._finish(restore=True)
+                raise
+            if has_steps and "train_loss" not in self.history[-1]:  # within an epoch
+                self.on_epoch_end(self)
+            if has_steps:
+                self._judge_epoch()
+            run.verdict, run.reason = "Stopped by a callback", ""
+        except BaseException as error:
+            run.verdict, run.reason = "Failed", f"{type(error).__name__}: {error}"
+            self._finish(restore=True)
+            raise
+        self._finish(restore=bool(self.early_stopping) or self._by_evidence)
+        self.notify("on_train_end", X=data.X, y=data.y)
+
+    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
+        """Call the hook of the net and of every callback; after an epoch, decide whether to go on.
+
+        Parameters
+        ----------
+        method_name : str
+            ``"on_train_begin"``, ``"on_epoch_end"`` and so on, see skorch.
+        **cb_kwargs
+            Arguments of the hook.
+        """
+        super().notify(method_name, **cb_kwargs)
+        if method_name == "on_epoch_end":
+            self._judge_epoch()
+            if self._run.verdict:
+                raise StopTraining
+
+    def on_epoch_begin(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
+        """Open a new epoch in the history."""
+        super().on_epoch_begin(net, dataset_train=dataset_train, dataset_valid=dataset_valid, **kwargs)
+        if not self._on_all_rows:  # batches that have grown stay so when a fit goes on with as many rows
+            begin = [self.batch_size, len(dataset_train)]
+            if not self._run.n_epochs and len(self.history) > 1:
+                self._run.is_new = self.history[-2].get("first_batch_size") != begin
+            self.history.record("first_batch_size", begin)
+        batches = self.get_iterator(dataset_train, training=True)
+        n_batches = len(batches)
+        if not self._on_all_rows:
+            self.history.record("batch_size", batches.batch_size)
+            self.history.record("growth", self._growth_so_far())
+        self._run.on_all = n_batches == 1
+        self._run.steps_needed = max(n_batches, self.optimizer_.steps_per_sweep)
+        self._run.train = dataset_train
+
+    def on_epoch_end(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
+        """Record the damping of the epoch's last step, all its attempts, its last gain ratio and the mean losses."""
+        row = self.history[-1]
+        steps = [batch for batch in row["batches"] if "damping" in batch]
+        row["attempts"] = sum(step["attempts"] for step in steps)
+        for name in ("damping", "gain_ratio", *(EVIDENCE if self.optimizer_.bayes else ())):
+            row[name] = steps[-1][name]
+        for name, part in (("train_loss", "train"), ("valid_loss", "valid"), ("initial_loss", "train")):
+            found = [(float(batch[name]), batch[f"{part}_batch_size"]) for batch in row["batches"] if name in batch]
+            if found:  # also with callbacks="disable", where skorch does not average
+                row[name] = sum(value * size for value, size in found) / sum(size for _, size in found)
+
+    def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
+        """Make one Levenberg-Marquardt step on a batch.
+
+        Parameters
+        ----------
+        batch : Batch
+
+        Returns
+        -------
+        dict
+            ``"loss"``, after the step, and ``"y_pred"``, the module's outputs after it.
+        """
+        run = self._run
+        if not all(part.training for part in self.optimizer_.function.modules):
+            self._set_training(True)
+        following = batch.following
+        fresh = None if following is None else (following[0], following.targets, following.weights)
+        result = self.optimizer_.step(batch[0], batch.targets, batch.weights, fresh=fresh)
+        if result.status == "failed" and not result.attempts and not run.n_steps:
+            raise NoStartError(f"{result.message}. Check the module, its initial values and the scale of X and y.")
+        run.n_steps += 1
+        run.settled = 0 if result.status == "running" else run.settled + 1
+        run.status, run.reason = result.status, result.message
+        names = ["damping", "attempts", "gain_ratio", *(EVIDENCE if self.optimizer_.bayes else ())]
+        if not self._on_all_rows:
+            names.append("initial_loss")
+        self.history[-1]["batches"][-1].update((name, getattr(result, name)) for name in names)
+        return {"loss": torch.tensor(result.loss, dtype=torch.float64), "y_pred": result.outputs}
+
+    @torch.no_grad()
+    def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
+        """Return loss (weighted mean, without the penalty) and outputs of a batch in evaluation mode."""
+        self._set_training(False)
+        outputs = self.infer(batch[0])
+        flat = outputs.reshape(len(outputs), -1)
+        values = self.criterion_.value(flat, self.criterion_.prepare(flat, batch.targets))
+        weights = batch.weights
+        loss = values.mean() if weights is None else (weights @ values) / weights.sum()
+        return {"loss": loss, "y_pred": outputs}
+
+    def _judge_epoch(self) -> None:
+        """Count the epoch, keep its parameters when they are the best, and set the verdict when it was the last."""
+        run = self._run
+        run.n_epochs += 1
+        row = self.history[-1]
+        if run.progress is not None:
+            run.progress.update(row)
+        score, needed = row["train_loss"], run.best_score
+        if self.early_stopping:
+            score = row.get("valid_loss", math.nan)
+        elif self._by_evidence:  # a later epoch fits more closely, so it takes the place of one that is hardly better
+            score = -row["log_evidence"]
+            run.least_score = min(run.least_score, score)  # in this order a nan does not count
+            needed = run.least_score + EVIDENCE_NOISE
+            change = max(row["alpha"], run.landmark_alpha) / min(row["alpha"], run.landmark_alpha)
+            if score < run.landmark - EVIDENCE_NOISE or (change > ALPHA_CHANGE and math.isfinite(score)):
+                run.landmark, run.landmark_alpha, run.landmark_epoch = score, row["alpha"], row["epoch"]
+        if score < needed:
+            # with the full batch, and without validation or evidence, the last parameters are the best
+            any_epoch = self.early_stopping or self._by_evidence or run.steps_needed > 1
+            run.keep(score, row["epoch"], self.module_ if any_epoch else None)
+        if not run.on_all:
+            self._judge_batches()
+        waited = row["epoch"] - max(run.best_epoch or row["epoch"] - run.n_epochs, run.grown_epoch)
+        if run.on_all and run.settled >= run.steps_needed:
+            run.verdict = "Converged" if run.status == "converged" else "Stopped"
+        elif self.early_stopping and waited >= self.n_iter_no_change:
+            run.verdict = "Stopped early"
+            run.reason = f"no validation loss below {run.best_score:.6g} in the last {waited} epochs"
+        elif self._by_evidence and run.best_epoch and waited >= self.n_iter_no_change:
+            run.verdict = "Converged"
+            run.reason = f"the log evidence has fallen from {-run.least_score:.6g} for {waited} epochs"
+        elif self._by_evidence and run.landmark_epoch:
+            stalled = row["epoch"] - run.landmark_epoch
+            # the evidence of a linear model, whose gain ratio is 1, is exact
+            if stalled >= self.n_iter_no_change and any(
+                not abs(ratio - 1) <= LINEAR for ratio in self.history[-stalled:, "gain_ratio"]
+            ):
+                run.verdict = "Converged"
+                run.reason = f"the log evidence has risen by less than {EVIDENCE_NOISE:g} in {stalled} epochs"
+
+    def _judge_batches(self) -> None:
+        """Let the batches grow where they have nothing more to say: the loss before each step has stopped to fall."""
+        run, rows = self._run, self.history[-1:] if self._run.n_epochs == 1 and self._run.is_new else self.history[-2:]
+        sizes = {row.get("batch_size") for row in rows}
+        stalls = (
+            len(rows) == 2 and len(sizes) == 1 and rows[1]["initial_loss"] > (1 - LEAST_FALL) * rows[0]["initial_loss"]
+        )
+        settled = run.settled >= run.steps_needed
+        if not stalls and not settled:
+            return
+        growth = rows[-1]["growth"] * GROWTH
+        self.history.record("growth", ALL if settled else growth)
+        run.settled, run.grown_epoch = 0, self.history[-1, "epoch"]
+        if not self.early_stopping:
+            run.best_score = math.inf  # losses after a step on a batch of another size do not compare
+
+    @property
+    def _by_evidence(self) -> bool:
+        """Whether epochs are compared by their evidence: losses with different alpha do not compare."""
+        return self.optimizer_.bayes and self.optimizer_.param_groups[0]["alpha"] > 0 and not self.early_stopping
+
+    def _finish(self, *, restore: bool) -> None:
+        """Set the fitted attributes; with `restore`, go back to the best parameters of this run."""
+        run = self._run
+        self.optimizer_.forget()
+        if not run.n_epochs:
+            return
+        rows = [row for row in self.history if "train_loss" in row]
+        last, reason = rows[-1], run.reason
+        if restore and run.best_state is not None and run.best_epoch is not None:
+            self.module_.load_state_dict(run.best_state)  # also where an epoch after the best has begun
+            if run.best_epoch != last["epoch"]:
+                last = next(row for row in rows if row["epoch"] == run.best_epoch)
+                reason = f"{reason}; the parameters are those of epoch {run.best_epoch}, the best".removeprefix("; ")
+        self._set_training(False)
+        self.n_iter_ = len(rows)
+        self.loss_curve_ = [float(row["train_loss"]) for row in rows]
+        self.loss_ = float(last["train_loss"])
+        self.alpha_ = last.get("alpha", self.optimizer_.param_groups[0]["alpha"])
+        chosen = self.early_stopping or (self._by_evidence and run.best_epoch)
+        run.score = run.best_score if chosen else self.loss_
+        if not run.on_all and not chosen and run.train is not None:  # the losses of small batches do not compare
+            run.score = self._loss(run.train)
+        for name in ("n_effective", "log_evidence"):
+            self.__dict__.pop(f"{name}_", None)
+            if math.isfinite(last.get(name, math.nan)):
+                setattr(self, f"{name}_", last[name])
+        if hasattr(self, "n_effective_"):
+            found = f"alpha={self.alpha_:.3g} by the evidence, {self.n_effective_:.4g} effective parameters"
+            if self.n_effective_ - int((~self.optimizer_.penalized).sum()) < LEAST_EFFECTIVE:
+                found += ", no weight among them: the outputs are constant; try another random_state, n_init or damping"
+            reason = f"{reason}; {found}".removeprefix("; ")
+        self.converged_ = run.verdict == "Converged"
+        epochs = "epoch" if self.n_iter_ == 1 else "epochs"
+        if self.optimizer_.is_curve and self.dtype_ == torch.float32:
+            reason = f"{reason}; float32 limits the parameters to 7 digits or fewer".removeprefix("; ")
+        self.message_ = f"{run.verdict} after {self.n_iter_} {epochs}{': ' if reason else ''}{reason}."
+
+    def _warn_not_converged(self, *, on_all: bool) -> None:
+        advice = (
+            "Raise max_epochs, or loosen ftol."
+            if on_all
+            else "Raise max_epochs or batch_size, or set early_stopping=True."
+        )
+        if self.optimizer_.is_curve:
+            advice = "The curve may not suit the data; give initial values or bounds, or raise max_epochs."
+        warnings.warn(
+            f"max_epochs={self.max_epochs} reached before a stopping test passed; loss {self.loss_:.6g}. {advice}",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+
+    # ------------------------------------------------------------------ inference
+
+    @property
+    def parameters_(self) -> dict[str, float]:
+        """Parameters by name, the fixed ones included; ``name[i, j]`` for the elements of a tensor."""
+        check_is_fitted(self, "module_")
+        parameters = list(self.module_.named_parameters())
+        values = [value for _, parameter in parameters for value in parameter.detach().reshape(-1).tolist()]
+        return dict(zip(element_names(parameters), values, strict=True))
+
+    def infer(self, x: Any, **fit_params: Any) -> Tensor:
+        """Return the module's output for inputs on its device: a dict as keyword arguments.
+
+        Inputs in float64 are computed in float64 also by a module fitted in float32.
+        """
+        if isinstance(x, Reader):
+            return torch.cat([self.infer(part) for _, part in chunks(x, PREDICT_ROWS)])
+        module = self.module_
+        if any(tensor.dtype == torch.float64 for tensor in tensors(x)) and self.dtype_ != torch.float64:
+            module = copy.deepcopy(module).double()
+        output: Tensor = call_module(module, x)
+        return output
+
+    def evaluation_step(self, batch: Any, training: bool = False) -> Tensor:
+        """Return the module's output for a batch, in evaluation mode unless `training`."""
+        self._set_training(training)
+        with torch.set_grad_enabled(training):
+            return self.infer(batch[0])
+
+    def forward_iter(self, X: Any, training: bool = False, device: str = "cpu") -> Iterator[Tensor]:
+        """Yield the module's outputs for X, at most 65 536 rows at once.
+
+        Parameters
+        ----------
+        X : array, frame, tensor, dict of arrays, or Dataset
+        training : bool, default=False
+            Mode of the module.
+        device : str, default="cpu"
+            Where the outputs go.
+        """
+        check_is_fitted(self, "module_")
+        data = self._prediction_data(X)
+        for batch in Batches(data, PREDICT_ROWS):
+            yield self.evaluation_step(batch, training=training).to(device)
+
+    def _outputs(self, X: Any) -> Tensor:
+        """Return the module's outputs for X on the CPU, of shape (n_samples, n_outputs)."""
+        check_is_fitted(self, "module_")
+        return torch.cat([part.reshape(len(part), -1) for part in self.forward_iter(X, device="cpu")])
+
+    def _mean(self, X: Any) -> np.ndarray:
+        """Return the expected target for every sample, (n_samples, n_outputs): predictions or probabilities."""
+        outputs = self._outputs(X)
+        mean: np.ndarray = self.criterion_.mean(outputs).numpy()
+        return mean
+
+    # ------------------------------------------------------------------ saving
+
+    def load_params(self, *args: Any, **kwargs: Any) -> None:
+        """Load module, optimizer and history from files, as skorch does, to the device in use.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            ``f_params``, ``f_optimizer``, ``f_criterion``, ``f_history``, ``checkpoint``, ``use_safetensors``.
+        """
+        if not self.initialized_:
+            self.initialize()
+        requested = self.device
+        self.device = str(self.device_)
+        try:
+            super().load_params(*args, **kwargs)
+            self._is_new = False  # the scaling of the module comes from the file
+            self.__dict__.pop("_training_rows", None)
+            self.__dict__.pop("_inferred", None)
+        finally:
+            self.device = requested
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = dict(BaseEstimator.__getstate__(self))
+        state.pop("_run", None)  # of a fit whose callback saves
+        if self.initialized_ and self.device_.type != "cpu":
+            parts = {name: state[name] for name in ("module_", "criterion_", "optimizer_")}
+            parts = copy.deepcopy(parts)  # together: the optimizer holds the module
+            parts["module_"].cpu()
+            parts["criterion_"].cpu()
+            state.update(parts)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        BaseEstimator.__setstate__(self, state)
+        if not self.initialized_ or self.device_.type == "cpu":
+            return
+        if not is_available(self.device_):
+            warnings.warn(
+                f"fitted on {self.device_}, which is not available here; the estimator is now on the CPU.",
+                skorch.exceptions.DeviceWarning,
+                stacklevel=2,
+            )
+            self.__dict__["device_"] = torch.device("cpu")
+        self.module_.to(self.device_)
+        self.criterion_.to(self.device_)
