@@ -19,7 +19,7 @@ from scipy.sparse import issparse
 from sklearn.utils.validation import check_array, check_consistent_length, column_or_1d, validate_data
 from torch import Tensor
 
-from sklm.engine.jacobian import Reader, count_samples, map_tensors, spans, take, tensors
+from sklm.engine.inputs import Reader, count_samples, map_tensors, spans, take, tensors
 
 MERGE_BYTES = 4 * 2**20
 KEPT_BYTES = 256 * 2**20  # of training rows kept for uncertainty

@@ -18,7 +18,7 @@ from sklm._data import KEPT_BYTES, kept_rows
 from sklm._net import LMNet
 from sklm._report import HIGH_CORRELATION, Summary
 from sklm.engine._checks import check_choice, check_integer, check_real
-from sklm.engine.jacobian import count_samples
+from sklm.engine.inputs import count_samples
 from sklm.engine.losses import Elementwise, plain_form
 from sklm.inference import Inference, Problem
 

@@ -38,8 +38,10 @@ from torch import Tensor, nn
 
 from sklm.engine import LevenbergMarquardt
 from sklm.engine.bounds import Box
-from sklm.engine.jacobian import ModuleFunction, element_names, map_tensors, samples_per_chunk
+from sklm.engine.inputs import map_tensors
+from sklm.engine.jacobian import ModuleFunction, element_names
 from sklm.engine.losses import Elementwise, Loss, SquaredError, plain_form
+from sklm.engine.memory import samples_per_chunk
 from sklm.engine.solvers import reduce_rows
 
 MAX_PARAMS = 5000  # a covariance of 200 MB

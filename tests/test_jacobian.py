@@ -7,18 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from sklm.engine.jacobian import (
-    CHUNK_BYTES,
-    ModuleFunction,
-    call_module,
-    count_samples,
-    map_tensors,
-    preserved_rng,
-    samples_per_chunk,
-    split_arguments,
-    steady_batchnorm,
-    tensors,
-)
+from sklm.engine.inputs import call_module, count_samples, map_tensors, split_arguments, tensors
+from sklm.engine.jacobian import ModuleFunction
+from sklm.engine.memory import GPU_CHUNK_BYTES, samples_per_chunk
+from sklm.engine.modes import preserved_rng, steady_batchnorm
 
 N = 5
 
@@ -785,7 +777,7 @@ def test_samples_per_chunk(max_rows, n_samples, rows_per_sample, expected):
 def test_samples_per_chunk_auto_fits_the_budget():
     row = torch.zeros(1000, dtype=torch.float64)
     chunk = samples_per_chunk("auto", 10**9, 2, row)
-    assert 1 <= chunk <= CHUNK_BYTES // (8 * 1000) // 2
+    assert 1 <= chunk <= GPU_CHUNK_BYTES // (8 * 1000) // 2
     assert samples_per_chunk("auto", 5, 1, row) == 5
     huge = torch.zeros(1).expand(10**10)  # one row beyond any budget is still one row at a time
     assert samples_per_chunk("auto", 5, 1, huge) == 1

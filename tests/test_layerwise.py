@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from sklm import LevenbergMarquardt
-from sklm.engine.jacobian import ModuleFunction, steady_batchnorm, take
+from sklm.engine.inputs import take
+from sklm.engine.jacobian import ModuleFunction
+from sklm.engine.modes import steady_batchnorm
 
 N = 6
 

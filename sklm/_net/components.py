@@ -22,18 +22,9 @@ from sklm.curves import Curve, curve, is_curve
 from sklm.engine import LevenbergMarquardt
 from sklm.engine._checks import check_keywords
 from sklm.engine.damping import resolve_damping
-from sklm.engine.jacobian import (
-    Reader,
-    call_module,
-    check_output,
-    evaluating,
-    flat_output,
-    map_tensors,
-    preserved_rng,
-    seed_rng,
-    take,
-)
+from sklm.engine.inputs import Reader, call_module, check_output, flat_output, map_tensors, take
 from sklm.engine.losses import Loss, resolve_loss
+from sklm.engine.modes import evaluating, preserved_rng, seed_rng
 from sklm.engine.multistart import best_of
 from sklm.engine.selection import resolve_selection
 from sklm.modules import MLP

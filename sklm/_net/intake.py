@@ -31,7 +31,7 @@ from sklm._device import dtype_name, resolve_device, resolve_dtype
 from sklm._net.parameters import Parameterized
 from sklm.curves import Curve, is_curve
 from sklm.engine.evidence import check_alpha
-from sklm.engine.jacobian import Reader
+from sklm.engine.inputs import Reader
 
 MANY_ROWS = 2**18  # a curve with as many starts from a fit to some of them
 # batch_size="auto": rows of the first batches, at least and per parameter, and how many of them the data must fill

@@ -24,7 +24,8 @@ from sklm._net.run import MeanLoss, PrintLog, Run, StopTraining, raised_by_callb
 from sklm._progress import Progress
 from sklm.curves import Curve
 from sklm.engine.evidence import LEAST_EFFECTIVE
-from sklm.engine.jacobian import Reader, call_module, chunks, element_names, tensors
+from sklm.engine.inputs import Reader, call_module, chunks, tensors
+from sklm.engine.jacobian import element_names
 
 PREDICT_ROWS = 65_536  # rows per forward pass outside training: bounds the memory of hidden layers
 SECOND_EPOCHS = 10  # times as many for a curve whose first run has not converged

@@ -1,6 +1,6 @@
 """The Levenberg-Marquardt engine: torch only, usable without the estimators."""
 
-from sklm.engine.jacobian import Reader
+from sklm.engine.inputs import Reader
 from sklm.engine.optimizer import LevenbergMarquardt, StepResult
 
 __all__ = ["LevenbergMarquardt", "Reader", "StepResult"]

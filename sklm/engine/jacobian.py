@@ -19,11 +19,8 @@ the same chunks as its rows.
 from __future__ import annotations
 
 import itertools
-import os
-import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -32,221 +29,23 @@ from torch.nn.parameter import is_lazy
 
 from sklm.engine._checks import check_choice
 from sklm.engine.gram import Gram, n_products
+from sklm.engine.inputs import (
+    Reader,
+    check_output,
+    chunks,
+    count_samples,
+    flat_output,
+    map_tensors,
+    split_arguments,
+    take,
+)
 from sklm.engine.layerwise import LayerwiseJacobian
+from sklm.engine.memory import is_out_of_memory
+from sklm.engine.modes import quiet_forward_mode, seed_rng
 from sklm.engine.scalars import CHECKED_ROWS, ScalarJacobian
 
-_RNG_LOCK = threading.RLock()
-RANDOM_CHUNK = 256  # samples at once, at most, for a module that draws random numbers
-CHUNK_BYTES = 256 * 2**20  # on a GPU, where a chunk costs some twenty launches; a step stays within a few times this
-RANDOM_CHUNK_BYTES = 128 * 2**20  # changes what is drawn
-CPU_CHUNK_BYTES = 8 * 2**20  # a chunk that stays in cache is faster
-CPU_CHUNK_ROWS = 2**16
 FORWARD_ROWS = 2**16  # samples of a forward pass without derivatives
-FREE_SHARE = 1 / 16  # of free memory: autograd keeps a few tensors of the size of a chunk
-
-
-class Reader:
-    """Inputs that are read when they are used, instead of tensors.
-
-    Parameters
-    ----------
-    read : callable
-        ``read(index)`` returns the samples at a slice or an array of positions as tensors, or tuples or dicts of them.
-    n_samples : int
-    """
-
-    def __init__(self, read: Callable[[Any], Any], n_samples: int) -> None:
-        self.read, self.n_samples = read, n_samples
-
-    def __len__(self) -> int:
-        return self.n_samples
-
-
-def map_tensors(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
-    """Apply `function` to every tensor of nested tuples, lists and dicts."""
-    if isinstance(inputs, Tensor):
-        return function(inputs)
-    if isinstance(inputs, Mapping):
-        return {key: map_tensors(function, value) for key, value in inputs.items()}
-    if isinstance(inputs, (tuple, list)):
-        return tuple(map_tensors(function, value) for value in inputs)
-    raise ValueError(f"`inputs` must be tensors, or tuples and dicts of tensors; got {type(inputs).__name__}.")
-
-
-def take(inputs: Any, index: Any) -> Any:
-    """Return the samples at `index` of every tensor in `inputs`, or as a `Reader` reads them."""
-    if isinstance(inputs, Reader):
-        return inputs.read(index)
-    return map_tensors(lambda tensor: tensor[index], inputs)
-
-
-def tensors(inputs: Any) -> list[Tensor]:
-    """Return the tensors of nested tuples, lists and dicts, in order."""
-    found: list[Tensor] = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    map_tensors(keep, inputs)
-    return found
-
-
-def count_samples(inputs: Any) -> int:
-    """Return the common length of all tensors in `inputs`; raise when there is none."""
-    if isinstance(inputs, Tensor) and inputs.ndim:
-        return inputs.shape[0]
-    if isinstance(inputs, Reader):
-        return len(inputs)
-    lengths = {len(tensor) if tensor.ndim else 0 for tensor in tensors(inputs)}
-    if len(lengths) != 1:
-        raise ValueError(f"all `inputs` must have the same number of samples; got {sorted(lengths)}.")
-    return lengths.pop()
-
-
-def split_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return positional and keyword arguments: a dict gives the latter, a tuple the former, a tensor is the only."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
-
-
-def check_output(output: Any) -> Tensor:
-    """Return what a module returned, or raise when it is not a tensor of real numbers."""
-    if not isinstance(output, Tensor) or not output.is_floating_point():
-        kind = output.dtype if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"`module` must return a tensor of real floating-point numbers; got {kind}.")
-    return output
-
-
-def flat_output(output: Tensor, n_samples: int) -> Tensor:
-    """Return outputs as (n_samples, n_outputs), or raise where they are not one row per sample."""
-    if output.shape[:1] != (n_samples,):
-        raise ValueError(
-            "`module` must return one row per sample, (n_samples,) or (n_samples, n_outputs); for "
-            f"{n_samples} samples it returned shape {tuple(output.shape)}."
-        )
-    return output.reshape(n_samples, -1)
-
-
-def call_module(module: nn.Module, inputs: Any) -> Any:
-    """Call `module` with its inputs, see `split_arguments`."""
-    arguments, keywords = split_arguments(inputs)
-    return module(*arguments, **keywords)
-
-
-@contextmanager
-def preserved_rng(device: torch.device) -> Iterator[None]:
-    """Leave torch's global random state, on CPU and on `device`, as it was; one thread at a time, as it is global."""
-    with _RNG_LOCK:
-        yield from _forked_rng(device)
-
-
-def _forked_rng(device: torch.device) -> Iterator[None]:
-    if device.type == "cpu":
-        with torch.random.fork_rng(devices=[]):
-            yield
-    else:
-        index = torch.cuda.current_device() if device.index is None and device.type == "cuda" else device.index or 0
-        with torch.random.fork_rng(devices=[index], device_type=device.type):
-            yield
-
-
-def seed_rng(seed: int, device: torch.device) -> None:
-    """Seed torch's global generators on CPU and on `device`; those of other devices are left alone."""
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        getattr(torch, device.type).manual_seed(seed)
-
-
-def rng_state(device: torch.device) -> list[Tensor]:
-    """Return torch's global random state on CPU and on `device`."""
-    states = [torch.get_rng_state()]
-    if device.type != "cpu":
-        states.append(getattr(torch, device.type).get_rng_state(device))
-    return states
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module in evaluation mode, and every part back in its own mode afterwards."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
-
-
-@contextmanager
-def steady_batchnorm(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Let BatchNorm layers use their running statistics and keep them; all other layers stay in their mode."""
-    layers = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    for layer in layers:
-        if layer.running_mean is None:
-            raise ValueError(
-                "a BatchNorm layer with track_running_stats=False mixes the samples of a batch, which then have no "
-                "Jacobian of their own; use track_running_stats=True, LayerNorm or GroupNorm."
-            )
-    training = [layer for layer in layers if layer.training]
-    for layer in training:
-        layer.training = False
-    try:
-        yield
-    finally:
-        for layer in training:
-            layer.training = True
-
-
-def samples_per_chunk(max_rows: int | str | None, n_samples: int, rows_per_sample: int, row: Tensor) -> int:
-    """Return how many samples to differentiate at once.
-
-    Parameters
-    ----------
-    max_rows : int, "auto" or None
-        Largest number of Jacobian rows; None for all; "auto" for as many as fit `CHUNK_BYTES` (`CPU_CHUNK_BYTES` and
-        `CPU_CHUNK_ROWS` on a CPU) and `FREE_SHARE` of the free memory of the device, where that can be read.
-    n_samples, rows_per_sample : int
-    row : Tensor of shape (n_params,)
-        A tensor of the size of one row.
-    """
-    if max_rows is None:
-        return max(1, n_samples)
-    if isinstance(max_rows, str):
-        free = _free_memory(row.device)
-        on_cpu = row.device.type == "cpu"
-        budget = CPU_CHUNK_BYTES if on_cpu else CHUNK_BYTES
-        if free is not None:
-            budget = min(budget, int(free * FREE_SHARE))
-        max_rows = budget // (row.numel() * row.element_size())
-        if on_cpu:
-            max_rows = min(max_rows, CPU_CHUNK_ROWS)
-    return min(max(1, max_rows // rows_per_sample), max(1, n_samples))
-
-
-def samples_per_random_chunk(rows_per_sample: int, row: Tensor) -> int:
-    """Return how many samples to handle at once for a module that draws random numbers.
-
-    The draws depend on it, so it is a function of the size of a row alone, and not of settings or free memory.
-    """
-    return min(RANDOM_CHUNK, max(1, RANDOM_CHUNK_BYTES // (row.numel() * row.element_size() * rows_per_sample)))
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether an allocation has failed, on any device."""
-    words = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in words)
-
-
-def _free_memory(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not told on this system
-        return None
-
+KEPT_BYTES = 128 * 2**20  # of a graph that waits for the Jacobian
 
 Factor = Callable[[slice], Tensor]
 
@@ -349,7 +148,7 @@ class ModuleFunction:
 
         With a `seed`, random numbers are those that `rows` draws for the same seed and `chunk` (samples at once). With
         `keep`, the forward pass serves the next call of `rows` for the same vector and inputs too, until `forget`, if
-        its graph is not larger than `CHUNK_BYTES`.
+        its graph is not larger than `KEPT_BYTES`.
         """
         if keep and seed is None and count_samples(inputs) <= self._kept_samples:
             recorded = self._recorded(vector, inputs)
@@ -440,7 +239,7 @@ class ModuleFunction:
     def _size_up(self, record: Any, n_samples: int, inputs: Any, chunk: int) -> None:
         """Note in which chunks `outputs` may keep its forward passes, and of how many samples."""
         if record is not None and not isinstance(inputs, Reader):
-            self._chunk, self._kept_samples = chunk, CHUNK_BYTES * n_samples // max(1, record.n_bytes)
+            self._chunk, self._kept_samples = chunk, KEPT_BYTES * n_samples // max(1, record.n_bytes)
 
     def gram(
         self,
@@ -735,14 +534,6 @@ class ModuleFunction:
         return torch.stack([one(take(inputs, i), *(other[i] for other in others)) for i in range(n_samples)])
 
 
-@contextmanager
-def quiet_forward_mode() -> Iterator[None]:
-    """Hide what torch warns of itself when forward mode is first used."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
-        yield
-
-
 def element_names(parameters: Iterable[tuple[str, Tensor]]) -> list[str]:
     """Return a name for every number of named tensors: ``name`` of a scalar, else ``name[i, j]``."""
     return [
@@ -750,19 +541,3 @@ def element_names(parameters: Iterable[tuple[str, Tensor]]) -> list[str]:
         for name, parameter in parameters
         for index in itertools.product(*map(range, parameter.shape))
     ]
-
-
-def spans(n_samples: int, size: int) -> Iterator[slice]:
-    """Yield slices of at most `size` samples that cover all."""
-    for start in range(0, n_samples, size):
-        yield slice(start, min(start + size, n_samples))
-
-
-def chunks(inputs: Any, chunk: int) -> Iterator[tuple[slice, Any]]:
-    """Yield slices of at most `chunk` samples and the inputs there: themselves where they are one chunk of tensors."""
-    n_samples = count_samples(inputs)
-    if n_samples <= chunk and not isinstance(inputs, Reader):
-        yield slice(0, n_samples), inputs
-        return
-    for span in spans(n_samples, chunk):
-        yield span, take(inputs, span)

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sklm.engine.jacobian import ModuleFunction, spans, take
+from sklm.engine.inputs import spans, take
+from sklm.engine.jacobian import ModuleFunction
 from sklm.engine.losses import Loss
 from sklm.engine.matrix_free import ConjugateGradients
 from sklm.engine.solvers import Cholesky, Rows, SubProblem

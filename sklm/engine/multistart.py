@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from sklm.engine.bounds import held
-from sklm.engine.jacobian import quiet_forward_mode
 from sklm.engine.losses import Loss
+from sklm.engine.modes import quiet_forward_mode
 
 STEPS = 50
 SAME = 1e-6  # relative difference of losses below which the earlier start is kept

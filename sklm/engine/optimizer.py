@@ -53,19 +53,12 @@ from sklm.engine.evidence import (
     first_alpha,
     has_dispersion,
 )
-from sklm.engine.jacobian import (
-    ModuleFunction,
-    count_samples,
-    is_out_of_memory,
-    map_tensors,
-    preserved_rng,
-    rng_state,
-    samples_per_chunk,
-    samples_per_random_chunk,
-    steady_batchnorm,
-)
+from sklm.engine.inputs import count_samples, map_tensors
+from sklm.engine.jacobian import ModuleFunction
 from sklm.engine.linearization import Batch, Linearization, Point
 from sklm.engine.losses import Loss, resolve_loss
+from sklm.engine.memory import is_out_of_memory, samples_per_chunk, samples_per_random_chunk
+from sklm.engine.modes import preserved_rng, rng_state, steady_batchnorm
 from sklm.engine.selection import Selection, resolve_selection
 from sklm.engine.solvers import QR, SubProblem, choose_solver
 
