@@ -21,8 +21,9 @@ def samples_per_chunk(max_rows: int | str | None, n_samples: int, rows_per_sampl
     Parameters
     ----------
     max_rows : int, "auto" or None
-        Largest number of Jacobian rows; None for all; "auto" for as many as fit `GPU_CHUNK_BYTES` (`CPU_CHUNK_BYTES` and
-        `CPU_CHUNK_ROWS` on a CPU) and `FREE_SHARE` of the free memory of the device, where that can be read.
+        Largest number of Jacobian rows; None for all; "auto" for as many as fit `GPU_CHUNK_BYTES` (on a CPU
+        `CPU_CHUNK_BYTES` and `CPU_CHUNK_ROWS`) and `FREE_SHARE` of the free memory of the device, where that can be
+        read.
     n_samples, rows_per_sample : int
     row : Tensor of shape (n_params,)
         A tensor of the size of one row.
