@@ -20,6 +20,14 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "identity": nn.Identity,
 }
 
+ELSEWHERE = {  # names of MATLAB and torch
+    "tansig": "tanh",
+    "logsig": "logistic",
+    "sigmoid": "logistic",
+    "purelin": "identity",
+    "poslin": "relu",
+    "swish": "silu",
+}
 SLOPE = 0.25  # Nguyen and Widrow take 0.7; Levenberg-Marquardt finds better minima from flatter units
 
 
@@ -70,8 +78,10 @@ class MLP(nn.Module):
         if any(isinstance(size, bool) or not isinstance(size, numbers.Integral) or size < 1 for size in hidden):
             raise ValueError(f"`module__hidden_layer_sizes` must be integers >= 1; got {hidden_layer_sizes!r}.")
         if not isinstance(activation, str) or activation not in ACTIVATIONS:
+            meant = ELSEWHERE.get(activation) if isinstance(activation, str) else None
             raise ValueError(
-                f"`module__activation` must be one of {', '.join(map(repr, ACTIVATIONS))}; got {activation!r}."
+                f"`module__activation` must be one of {', '.join(map(repr, ACTIVATIONS))}; got {activation!r}"
+                + (f"; did you mean {meant!r}?" if meant else ".")
             )
         sizes = [n_features_in, *map(int, hidden)]
         layers: list[nn.Module] = []

@@ -1,6 +1,7 @@
 """Wrong input ends in an error that names what is wrong and the way out, and leaves the estimator as it was."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -475,6 +476,7 @@ def test_negative_counts_in_partial_fit():
     assert_refit_refused(model, message, y=with_value(np.abs(Y), -1), rows=X, method="partial_fit")
 
 
+@pytest.mark.filterwarnings("ignore:X has one sample")
 def test_early_stopping_needs_two_samples():
     assert_refused(regressor(early_stopping=True), "needs at least 2 samples", X=X[:1], y=Y[:1])
 
@@ -503,6 +505,29 @@ class Mixing(nn.Module):
 
 
 @pytest.mark.parametrize(
+    ("params", "hint"),
+    [
+        ({"module__activation": "tansig"}, "did you mean 'tanh'?"),
+        ({"damping__increase": 5.0}, "; damping='standard' or 'fletcher' takes it."),
+        ({"train_split": [0, 1]}, "ValidSplit(PredefinedSplit(folds))"),
+        ({"module": "b(1) * exp(-b(2) * x)"}, "for the parameter write b1"),
+        ({"module": "a * x.^2"}, "write *, / and ** without dots"),
+        ({"module": "@(a, x) a * x"}, "write the right-hand side alone"),
+    ],
+    ids=str,
+)
+def test_habits_of_matlab_get_a_hint(params, hint):
+    with pytest.raises(ValueError, match=re.escape(hint)):
+        LMRegressor(**params, max_epochs=1).fit([[1.0], [2.0], [3.0]], [1.0, 2.0, 4.0])
+
+
+def test_a_single_row_of_many_features_warns():
+    X, y = np.random.default_rng(0).normal(size=(1, 20)), np.zeros((1, 20))
+    with pytest.warns(UserWarning, match="one sample of 20 features"):
+        LMRegressor(max_epochs=1, ftol=None).fit(X, y)
+
+
+@pytest.mark.parametrize(
     ("module", "message"),
     [(Detached, "do not depend on its parameters"), (Mixing, "`module` mixes samples")],
 )
@@ -521,6 +546,7 @@ def test_modules_that_would_fit_wrongly_in_silence(module, message):
         ("learning_rate", "lr"),
         ("mu", "damping__initial"),
         ("max_fail", "n_iter_no_change"),
+        ("goal", "callbacks"),
         ("alhpa", "alpha"),
     ],
 )

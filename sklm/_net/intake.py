@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import inspect
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -65,6 +66,13 @@ class WithData(Parameterized):
             y, n_samples = found if y is None else y, source.n_samples
         if y is None:
             raise self._no_targets()
+        if n_samples == 1 and reset and getattr(self, "n_features_in_", 1) > 1:
+            warnings.warn(
+                f"X has one sample of {self.n_features_in_} features. Samples are rows and features are columns; "
+                "transpose X and y if they are the other way round.",
+                UserWarning,
+                stacklevel=4,
+            )
         labels, targets = self._encode(y, reset=reset, classes=classes)
         check_consistent_length(range(n_samples), labels)
         weights = None

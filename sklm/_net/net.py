@@ -110,8 +110,9 @@ class LMNet(WithParts):
         try:
             self._initialize_parts(data, seed + restart * RESTART_SEED)
             self._split_seed = seed  # one split for all starts
-            several = self.n_init > 1 and not isinstance(self.module_, Curve)
-            title = "second strategy" if second else f"start {restart + 1} of {self.n_init}" if several else ""
+            if self.n_init > 1 and not isinstance(self.module_, Curve):
+                run.start = f"start {restart + 1} of {self.n_init}"
+            title = "second strategy" if second else run.start
             self._train(data, self.max_epochs * (SECOND_EPOCHS if second else 1), title)
         except NoStartError:
             if self.n_init == 1:
@@ -344,7 +345,8 @@ class LMNet(WithParts):
         epochs = "epoch" if self.n_iter_ == 1 else "epochs"
         if self.optimizer_.is_curve and self.dtype_ == torch.float32:
             reason = f"{reason}; float32 limits the parameters to 7 digits or fewer".removeprefix("; ")
-        self.message_ = f"{run.verdict} after {self.n_iter_} {epochs}{': ' if reason else ''}{reason}."
+        ended = f"{run.verdict} after {self.n_iter_} {epochs}{f' ({run.start})' if run.start else ''}"
+        self.message_ = f"{ended}{': ' if reason else ''}{reason}."
 
     def _warn_not_converged(self, *, on_all: bool) -> None:
         advice = (

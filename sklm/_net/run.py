@@ -62,6 +62,7 @@ class Run:
     verdict: str = ""  # how training ended; empty while it goes on
     exhausted: bool = False
     second: bool = False  # whether this is the second strategy
+    start: str = ""  # which one of several
     score: float = math.inf  # what runs are compared by
     train: TensorData | None = None  # the rows used for training
     is_new: bool = False  # whether the batches are not those of the run before

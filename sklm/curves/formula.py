@@ -162,7 +162,9 @@ class Formula:
             self._body = ast.parse(text.strip(), mode="eval").body
         except SyntaxError as error:
             hint = "write * for a product"
-            if "=" in text or "~" in text:
+            if re.search(r"\.[*/^]", text):
+                hint = "write *, / and ** without dots"
+            if "=" in text or "~" in text or text.lstrip().startswith("@"):
                 hint = "write the right-hand side alone"
             keywords = [word for word in re.findall(r"\w+", text) if keyword.iskeyword(word)]
             if keywords:
@@ -225,6 +227,8 @@ class Formula:
         if name not in FUNCTIONS:
             near = ["log"] if name == "ln" else difflib.get_close_matches(name, FUNCTIONS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f". There are {', '.join(sorted(FUNCTIONS))}."
+            if len(node.args) == 1 and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, int):
+                hint = f"; for the parameter write {name}{node.args[0].value}, for a product *."
             raise ValueError(f"`module` {self._shown} calls {name!r}, which is not a known function{hint}")
         wanted = N_ARGUMENTS.get(name, 1)
         if len(node.args) != wanted or node.keywords:

@@ -65,16 +65,26 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
     return value
 
 
-def check_keywords(name: str, function: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
-    """Raise when `function` does not take one of `keywords`; `name` is the prefix users write."""
+def check_keywords(
+    name: str,
+    function: Callable[..., Any],
+    keywords: Mapping[str, Any],
+    others: Mapping[str, Callable[..., Any]] | None = None,
+) -> None:
+    """Raise when `function` does not take one of `keywords`.
+
+    `name` is the prefix users write; `others` are what else could have been chosen by name, for the message.
+    """
     parameters = inspect.signature(function).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     for keyword in keywords:
         if keyword not in parameters:
+            owners = [repr(o) for o, other in (others or {}).items() if keyword in inspect.signature(other).parameters]
+            hint = f"; {name}={' or '.join(owners)} takes it." if owners else did_you_mean(keyword, parameters) or "."
             raise ValueError(
                 f"`{name}__{keyword}` is not a parameter of {getattr(function, '__name__', function)}; "
-                f"it takes {', '.join(parameters) or 'none'}{did_you_mean(keyword, parameters)}"
+                f"it takes {', '.join(parameters) or 'none'}{hint}"
             )
 
 
@@ -112,7 +122,7 @@ def resolve(
             f"`{name}` must be one of {', '.join(map(repr, built_in))}, or a subclass or an instance of "
             f"{base.__name__}; got {value!r}."
         )
-    check_keywords(name, factory, keywords)
+    check_keywords(name, factory, keywords, built_in)
     return factory(**keywords)
 
 
