@@ -4,8 +4,8 @@ Watching a fit: loss, damping, attempts
 
 What a fit did stands in ``history_``, a row for every epoch. Two displays draw it: ``LossCurveDisplay`` the training
 loss and, with early stopping, the validation loss; ``DampingDisplay`` every step with its damping factor and the number
-of factors that were tried. The data are scikit-learn's diabetes table and Thurber's, the electron mobility of silicon from
-NIST's collection of certified nonlinear regressions.
+of factors that were tried. The data are scikit-learn's diabetes table and Thurber's, the electron mobility of silicon
+from NIST's collection of certified nonlinear regressions.
 """
 
 import matplotlib.pyplot as plt

@@ -521,6 +521,7 @@ def test_habits_of_matlab_get_a_hint(params, hint):
         LMRegressor(**params, max_epochs=1).fit([[1.0], [2.0], [3.0]], [1.0, 2.0, 4.0])
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_single_row_of_many_features_warns():
     X, y = np.random.default_rng(0).normal(size=(1, 20)), np.zeros((1, 20))
     with pytest.warns(UserWarning, match="one sample of 20 features"):

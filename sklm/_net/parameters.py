@@ -258,8 +258,8 @@ class Parameterized(skorch.NeuralNet, abc.ABC):
                 raise ValueError(f"`{name}` must be True or False; got {getattr(self, name)!r}.")
         if self.train_split is not None and not callable(self.train_split):
             raise ValueError(
-                f"`train_split` must be None or a callable; got {self.train_split!r}. For rows of your own pass skorch's "
-                "ValidSplit(PredefinedSplit(folds)), with fold 0 for validation and -1 else."
+                f"`train_split` must be None or a callable; got {self.train_split!r}. For rows of your own pass "
+                "skorch's ValidSplit(PredefinedSplit(folds)), with fold 0 for validation and -1 else."
             )
         if self.callbacks is not None and not isinstance(self.callbacks, list) and self.callbacks != "disable":
             raise ValueError(f"`callbacks` must be None, a list or 'disable'; got {self.callbacks!r}.")
