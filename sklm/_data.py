@@ -262,13 +262,17 @@ def validate_inputs(estimator: Any, X: Any, *, reset: bool) -> Any:
     if reset:
         vars(estimator).pop("input_names_", None)
     keeps_integers = isinstance(X, Tensor) and not X.is_floating_point() and X.dtype != torch.bool
-    return validate_data(
-        estimator,
-        as_array(X),
-        reset=reset,
-        dtype=None if keeps_integers else [np.float64, np.float32],
-        allow_nd=True,
-    )
+    dtype = None if keeps_integers else [np.float64, np.float32]
+    try:
+        return validate_data(estimator, as_array(X), reset=reset, dtype=dtype, allow_nd=True)
+    except (TypeError, ValueError) as error:
+        columns = [str(name) for name in getattr(X, "columns", []) if not _holds_numbers(X[name])]
+        if not columns or (isinstance(error, ValueError) and "convert" not in str(error)):
+            raise
+        raise ValueError(
+            f"`X` must hold numbers; the columns {columns} do not. Encode categories, for instance by OneHotEncoder in "
+            "a ColumnTransformer, and pass dates as days since one."
+        ) from error
 
 
 def validate_columns(estimator: Any, X: Any, find: Callable[[], list[int]], *, reset: bool) -> np.ndarray:
@@ -311,6 +315,15 @@ def validate_columns(estimator: Any, X: Any, find: Callable[[], list[int]], *, r
     return check_array(used, dtype=[np.float64, np.float32], estimator=estimator, input_name="X")
 
 
+def _holds_numbers(column: Any) -> bool:
+    values = np.asarray(column)
+    try:
+        values.astype(np.float64)
+    except (TypeError, ValueError):
+        return False
+    return values.dtype.kind not in "mM"
+
+
 def _is_date(kind: Any) -> bool:
     """Return whether the dtype of a column, of pandas or polars, is one of dates."""
     return getattr(kind, "kind", "") == "M" or getattr(kind, "is_temporal", bool)()
@@ -338,7 +351,10 @@ def _validate_dict(estimator: Any, X: Mapping[str, Any], *, reset: bool) -> dict
 def validate_real_targets(y: Any) -> np.ndarray:
     """Return finite real targets of shape (n_samples,) or (n_samples, n_outputs) as float64 or float32."""
     y = check_array(as_array(y), dtype="numeric", ensure_2d=False, input_name="y")
-    return y if y.dtype == np.float32 else y.astype(np.float64, copy=False)
+    try:
+        return y if y.dtype == np.float32 else y.astype(np.float64, copy=False)
+    except TypeError:
+        raise ValueError(f"`y` must hold numbers; got {type(y.flat[0]).__name__}.") from None
 
 
 def validate_labels(y: Any) -> np.ndarray:

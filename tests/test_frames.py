@@ -17,6 +17,7 @@ DECAY = "a * exp(-b * time) + c"
 RNG = np.random.default_rng(0)
 TIME = np.sort(RNG.uniform(0, 4, 40))
 LAB = np.where(RNG.uniform(size=40) < 0.5, "north", "south")
+TEXT = list(LAB)
 SIGNAL = 3 * np.exp(-1.3 * TIME) + 0.5 + 0.05 * RNG.standard_normal(40)
 
 
@@ -45,6 +46,29 @@ def test_a_curve_takes_its_columns_by_name(X, y):
         np.testing.assert_array_equal(method(X), method(X[["time"]]))
     with pytest.raises(ValueError, match="Feature names seen at fit time, yet now missing: time"):
         model.predict(X[["other"]])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [datetime.date(2020, 1, 1)] * 40,
+        [datetime.datetime(2020, 1, 1)] * 40,
+        [datetime.timedelta(1)] * 40,
+        TEXT,
+    ],
+    ids=["dates", "times", "durations", "text"],
+)
+def test_columns_without_numbers_are_named(library, y, values):
+    table = library.DataFrame({"time": TIME, "when": values})
+    if library is not pd and values is not TEXT:
+        pytest.skip("polars makes numbers of its dates")
+    with pytest.raises(ValueError, match=r"`X` must hold numbers; the columns \['when'\] do not"):
+        LMRegressor().fit(table, y)
+
+
+def test_targets_without_numbers():
+    with pytest.raises(ValueError, match="`y` must hold numbers; got date"):
+        LMRegressor().fit(TIME[:, None], [datetime.date(2020, 1, 1)] * 40)
 
 
 def test_names_reach_summary_and_display(X, y):
