@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NoReturn, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, overload
 
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
@@ -202,6 +202,10 @@ class LMRegressor(RegressorMixin, Uncertainty):
     {'b1': '238.9 +- 3', 'b2': '0.0005502 +- 7e-06'}
     """
 
+    if TYPE_CHECKING:  # scikit-learn's mixins have no types
+
+        def score(self, X: Any, y: Any, sample_weight: Any = None) -> float: ...
+
     def __init__(
         self,
         module: Factory = MLP,
@@ -393,6 +397,10 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
 
     classes_: np.ndarray
     _fixed_alpha = 0.01
+
+    if TYPE_CHECKING:  # scikit-learn's mixins have no types
+
+        def score(self, X: Any, y: Any, sample_weight: Any = None) -> float: ...
 
     def __init__(
         self,

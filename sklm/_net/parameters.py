@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping
 from functools import partial
 from types import FunctionType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import skorch
@@ -77,10 +77,6 @@ class Parameterized(skorch.NeuralNet, abc.ABC):
     use_caching = "auto"
     compile = False
     torch_load_kwargs = None
-
-    if TYPE_CHECKING:  # scikit-learn's mixins, which have no types
-
-        def score(self, X: Any, y: Any, sample_weight: Any = None) -> float: ...
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
