@@ -188,11 +188,12 @@ class Accelerate(Callback):
 
 
 def changes():
-    """Return sklm at its defaults, then with one default changed at a time."""
+    """Return sklm at its defaults with three seeds, then with one default changed at a time."""
     gratification = {"damping": "standard", "damping__increase": 2, "damping__scaling": "auto"}
     return [
         change("", {}),
         change("another seed", {}, seed=1000),
+        change("a third seed", {}, seed=2000),
         change("alpha=0", {"alpha": 0}),
         *(change(f"alpha={alpha:g}", {"alpha": alpha}, scales_y=True) for alpha in (1e-3, 0.01, 0.1, 1.0)),
         change("early_stopping=True", {"early_stopping": True}),
