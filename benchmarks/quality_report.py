@@ -11,13 +11,15 @@ BEST = {"rmse": "min", "relative_rmse": "min", "log_loss": "min", "accuracy": "m
 UNITS = {"rmse": "%", "log_loss": "nats", "accuracy": "share"}  # of the distance from the best network
 RANKED = {"regression": ["rmse"], "classes": ["log_loss", "accuracy"]}
 METRICS = {"regression": ["rmse", "relative_rmse", "coverage", "width"], "classes": ["accuracy", "log_loss"]}
+SPLIT = ["table", "split"]
 TIE = 0.01  # of a metric: changes below count neither as better nor as worse
 ABLATION = """# The defaults, one by one
 
-`LMRegressor()` and `LMClassifier()` with one default changed at a time, {n_splits} splits, by `quality.py --ablation`,
-whose text has the protocol. Every fit is compared with the median of three fits of the defaults to the same rows, which
-differ in the seed alone. What a change does within the range of their lines, the first three, says nothing; one that
-acts only late in a fit (tolerances, epochs) has the seed of the first and is best compared with that.
+`LMRegressor()` and `LMClassifier()` with one default changed at a time, {n_splits} splits{but}, by
+`quality.py --ablation`, whose text has the protocol. Every fit is compared with the median of three fits of the
+defaults to the same rows, which differ in the seed alone. What a change does within the range of their lines, the first
+three, says nothing; one that acts only late in a fit (tolerances, epochs) has the seed of the first and is best
+compared with that.
 
 - median and worst: the change of RMSE or log loss on the test rows, in per cent of that of the defaults; better and
   worse: the fits in which it changed by more than 1 %;
@@ -124,10 +126,14 @@ def goal_lines(rows, reference):
 
 def beside_searched(rows):
     """Return the rows of those splits of tables that every searched peer has, or none."""
-    key, found = ["table", "split"], rows[rows["model"].map(is_searched)]
-    counts = found.groupby(key)["model"].nunique()
-    complete = counts.index[counts == found["model"].nunique()]
-    return rows[pd.MultiIndex.from_frame(rows[key]).isin(complete)]
+    found = rows[rows["model"].map(is_searched)]
+    counts = found.groupby(SPLIT)["model"].nunique()
+    return on_splits(rows, counts.index[counts == found["model"].nunique()])
+
+
+def on_splits(rows, wanted):
+    """Return the rows of the wanted pairs of table and split, an index."""
+    return rows[pd.MultiIndex.from_frame(rows[SPLIT]).isin(wanted)]
 
 
 def rank_goal(rows, metric, reference):
@@ -235,9 +241,13 @@ def ablation_report(rows, peers, names, n_splits):
     `rows` are those of the defaults, with several seeds, and of the changes, whose order is that of `names`; those of
     the other networks are among `peers`.
     """
-    rows, peers = selected(rows, n_splits, None), selected(peers, n_splits, None)
+    rows = selected(rows, n_splits, None)
+    peers = on_splits(selected(peers, n_splits, None), pd.MultiIndex.from_frame(rows[SPLIT]))
     peers = peers[[kind(name) == "net" and not is_searched(name) for name in peers["model"]]]
-    text = [ABLATION.format(n_splits=n_splits), machine(), versions()]
+    done = rows.groupby("table", sort=False)["split"].nunique()
+    few = [f"{count} of {name}" for name, count in done[done < n_splits].items()]
+    but = f" ({', '.join(few)})" if few else ""
+    text = [ABLATION.format(n_splits=n_splits, but=but), machine(), versions()]
     for task, part in rows.groupby("task", sort=False):
         metric, present = RANKED[task][0], set(part["model"])
         shown = [name for name in names if name in present]
@@ -259,9 +269,8 @@ def relative(rows, column):
 
 def of_defaults(rows, column):
     """Return for every row the median of the fits with default parameters to the same split of the same table."""
-    key = ["table", "split"]
-    medians_by_split = rows[rows["parameters"] == ""].groupby(key)[column].median().rename("base")
-    return rows[key].join(medians_by_split, on=key)["base"]
+    medians_by_split = rows[rows["parameters"] == ""].groupby(SPLIT)[column].median().rename("base")
+    return rows[SPLIT].join(medians_by_split, on=SPLIT)["base"]
 
 
 def change_line(rows, ratio, loss, name):
