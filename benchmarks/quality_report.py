@@ -178,8 +178,8 @@ def losses(rows, metric):
 
 
 def notes(rows, n_splits):
-    """Return what is incomplete and what failed."""
-    counts = rows.groupby(["table", "model"]).size()
+    """Return the section on what is incomplete, what failed and what variants are, or nothing."""
+    counts = rows[~rows["model"].map(is_searched)].groupby(["table", "model"]).size()
     few = [f"{table} / {model}: {n}" for (table, model), n in counts[counts < n_splits].items()]
     failed = rows[rows["rmse"].isna() & rows["accuracy"].isna()]
     lines = [f"Fewer than {n_splits} splits: {'; '.join(few)}." if few else ""]
@@ -190,7 +190,8 @@ def notes(rows, n_splits):
         .last()
     )
     lines += [f"{name}: `{text}`" for name, text in variants.items()]
-    return "\n".join(f"- {line}" for line in lines if line)
+    lines = [f"- {line}" for line in lines if line]
+    return ["## Notes", "\n".join(lines)] if lines else []
 
 
 def selected(rows, n_splits, half):
@@ -216,7 +217,7 @@ def report(rows, n_splits, half, reference):
                     by_table(medians(shown, metric), best=BEST.get(metric)),
                 ]
         text += searched_sections(beside_searched(part), RANKED[task], reference)
-    return "\n\n".join([*text, "## Notes", notes(rows, n_splits)]).rstrip() + "\n"
+    return "\n\n".join([*text, *notes(rows, n_splits)]) + "\n"
 
 
 def searched_sections(rows, metrics, reference):
@@ -258,7 +259,7 @@ def ablation_report(rows, peers, names, n_splits):
             lines = [change_line(part[kept], ratio[kept], loss[loss.index.isin(tables)], name) for name in shown]
             text += [f"## {task}, {title}", markdown(lines)]
         text += [f"## {task}: change of {metric} in %, by table", changes_by_table(part, ratio, shown)]
-    return "\n\n".join([*text, "## Notes", notes(rows, 1)]).rstrip() + "\n"
+    return "\n\n".join([*text, *notes(rows, 1)]) + "\n"
 
 
 def relative(rows, column):
