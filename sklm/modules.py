@@ -28,7 +28,7 @@ ELSEWHERE = {  # names of MATLAB and torch
     "poslin": "relu",
     "swish": "silu",
 }
-SLOPE = 0.25  # Nguyen and Widrow take 0.7; Levenberg-Marquardt finds better minima from flatter units
+SLOPE = 0.25  # flatter than the 0.7 of Nguyen and Widrow
 
 
 class MLP(nn.Module):
