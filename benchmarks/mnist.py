@@ -2,7 +2,8 @@
 
 1. Time of one step on the same batch, in turn, float32: `sklm.LevenbergMarquardt` with ``curvature="sqrt"`` beside
    `LevenbergMarquardtModule` with Cholesky (its example) and QR (its default).
-2. Time to 97.5 % of the test images: `LMClassifier` through `fit`, torch-levenberg-marquardt as its example runs it
+2. Time to 97.5 % of the test images: `LMClassifier` through `fit`, by its own rule of damping and by that of
+   torch-levenberg-marquardt (``damping="standard"``), torch-levenberg-marquardt as its example runs it
    (learning rate 0.05; 0.2 for both as well), and Adam in a plain torch loop, whose best batch size and learning rate a
    first pass with another seed finds. The accuracy is looked at each time another 10 000 images have been seen, off the
    clock; a run ends at the goal or at a limit of time, and then counts with that. The sign by which
@@ -135,13 +136,14 @@ class Stop(Callback):
             raise OverError
 
 
-def run_sklm(data, watch, seed, lr):
+def run_sklm(data, watch, seed, lr, damping="nielsen"):
     X, y = data[:2]
     model = LMClassifier(
         network,
         criterion__curvature="sqrt",
         alpha=0,
         lr=lr,
+        damping=damping,
         batch_size=BATCH,
         max_epochs=1000,
         random_state=seed,
@@ -214,6 +216,7 @@ def times_to_accuracy(data, seeds, limit, is_quick):
     contenders = {}
     for lr in (0.2,) if is_quick else (0.05, 0.2):
         contenders[f"sklm, lr {lr:g}"] = lambda *a, lr=lr: run_sklm(*a, lr)
+        contenders[f"sklm, lr {lr:g}, standard damping"] = lambda *a, lr=lr: run_sklm(*a, lr, "standard")
         contenders[f"{PEER}, lr {lr:g}"] = lambda *a, lr=lr: run_peer(*a, lr)
     name, run = best_adam(data, limit, settings)
     contenders[name] = run
