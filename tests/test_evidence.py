@@ -13,6 +13,7 @@ from sklearn.model_selection import GridSearchCV
 
 from sklm import LevenbergMarquardt, LMClassifier, LMRegressor
 from sklm.engine.losses import CrossEntropy
+from sklm.engine.solvers import JITTER, _inverse_diagonal
 
 QUIET = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 RNG = np.random.default_rng(0)
@@ -317,3 +318,23 @@ def test_message_of_a_network_that_ends_as_a_constant():
     model = LMRegressor(module__hidden_layer_sizes=(1,), alpha="bayes", random_state=0).fit(X, rng.standard_normal(30))
     assert np.ptp(model.predict(X)) < 1e-3
     assert "no weight among them: the outputs are constant" in model.message_
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_curvature_that_vanishes_counts_the_same_whatever_the_rounding(seed):
+    rows = torch.randn(19, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    curvature = rows.T @ rows
+    diagonal, log_determinant = _inverse_diagonal(curvature)
+    given = curvature + JITTER * curvature.diagonal().max() * torch.eye(20, dtype=torch.float64)
+    torch.testing.assert_close(diagonal, torch.linalg.inv(given).diagonal(), rtol=1e-5, atol=0)
+    assert log_determinant == pytest.approx(float(torch.linalg.slogdet(given)[1]), rel=1e-6)
+
+
+def test_evidence_of_two_hidden_layers_has_no_spikes():
+    rng = np.random.default_rng(0)
+    X = np.linspace(-1, 1, 80)[:, None]
+    y = np.sin(4 * X[:, 0]) + 0.1 * rng.standard_normal(80)
+    model = LMRegressor(module__hidden_layer_sizes=(10, 5), random_state=0).fit(X, y)
+    evidence = np.array(model.history_[:, "log_evidence"])
+    assert (evidence[1:-1] - np.maximum(evidence[2:], evidence[:-2])).max() < 30
+    assert model.score(X, y) > 0.95

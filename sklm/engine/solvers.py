@@ -167,10 +167,10 @@ def _inverse_diagonal(curvature: Tensor) -> tuple[Tensor, float] | None:
     given, rounding = curvature, torch.finfo(curvature.dtype).eps
     if given.dtype != torch.float64:  # its rounding errors stay, but none are added
         curvature = given.to("cpu" if given.device.type == "mps" else given.device, torch.float64)
+    jitter = max(JITTER, 10 * rounding) * curvature.diagonal().max()
     factor, info = torch.linalg.cholesky_ex(curvature)
-    if int(info):
-        jitter = torch.full_like(curvature[0], max(JITTER, 10 * rounding) * float(curvature.diagonal().max()))
-        factor, info = torch.linalg.cholesky_ex(curvature + torch.diag(jitter))
+    if int(info) or bool(factor.diagonal().square().min() < jitter):  # rounding of a zero may be positive as well
+        factor, info = torch.linalg.cholesky_ex(curvature + torch.diag(jitter.expand(len(curvature))))
     if int(info):
         return None
     diagonal = torch.empty_like(curvature[0])
