@@ -33,6 +33,7 @@ exclude_patterns = ["_build", "images"]
 templates_path = ["_templates"]
 default_role = "py:obj"
 highlight_language = "python"
+toc_object_entries_show_parents = "hide"
 smartquotes = False
 
 autosummary_generate = True

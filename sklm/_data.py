@@ -361,7 +361,10 @@ def validate_labels(y: Any) -> np.ndarray:
     """Return class labels of shape (n_samples,)."""
     y = as_array(y)
     y = check_array(y, dtype=None, ensure_2d=False, input_name="y")
-    return column_or_1d(y, warn=True)
+    try:
+        return column_or_1d(y, warn=True)
+    except ValueError as error:
+        raise ValueError(f"{error} One class per sample: for columns of 0 and 1 pass y.argmax(axis=1).") from None
 
 
 def to_tensors(arrays: Any, dtype: torch.dtype, device: torch.device) -> Any:

@@ -9,7 +9,7 @@ import torch
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from sklm import LMClassifier, LMRegressor
+from sklm import LMClassifier, LMRegressor, curve
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 2))
@@ -513,12 +513,34 @@ class Mixing(nn.Module):
         ({"module": "b(1) * exp(-b(2) * x)"}, "for the parameter write b1"),
         ({"module": "a * x.^2"}, "write *, / and ** without dots"),
         ({"module": "@(a, x) a * x"}, "write the right-hand side alone"),
+        ({"module": "a * x;"}, "leave out the semicolon"),
+        ({"module": "a * (x ~= 1)"}, "write != instead of ~="),
+        ({"module": "b[1] * x"}, "name each parameter: b1 and not b[1]"),
+        ({"module": "a * mod(x, 2)"}, "write a % b"),
+        ({"module": "a * normcdf(x)"}, "write (1 + erf(x / sqrt(2))) / 2"),
+        ({"module": curve(lambda x, b: b[0] * x)}, "name each parameter, f(x, b1, b2)"),
+        ({"criterion": "mse"}, "did you mean 'squared_error'?"),
+        ({"damping": "trainlm"}, "did you mean 'standard'?"),
+        ({"damping": "standard", "damping__mu_max": 1e10}, "did you mean 'maximum'?"),
     ],
     ids=str,
 )
 def test_habits_of_matlab_get_a_hint(params, hint):
     with pytest.raises(ValueError, match=re.escape(hint)):
         LMRegressor(**params, max_epochs=1).fit([[1.0], [2.0], [3.0]], [1.0, 2.0, 4.0])
+
+
+def test_samples_in_columns_get_a_hint():
+    with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[2, 24\]\. Samples are rows"):
+        LMRegressor().fit(X.T, Y)
+    with pytest.raises(ValueError, match=r"pass y\.argmax\(axis=1\)"):
+        LMClassifier().fit(X, np.eye(3)[np.arange(24) % 3])
+
+
+def test_a_message_shows_little_of_an_array():
+    with pytest.raises(ValueError, match="must be None or a callable") as caught:
+        LMRegressor(train_split=(X, Y)).fit(X, Y)
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -548,6 +570,10 @@ def test_modules_that_would_fit_wrongly_in_silence(module, message):
         ("mu", "damping__initial"),
         ("max_fail", "n_iter_no_change"),
         ("goal", "callbacks"),
+        ("MaxIterations", "max_epochs"),
+        ("TolFun", "ftol"),
+        ("weight_decay", "alpha"),
+        ("divideInd", "train_split"),
         ("alhpa", "alpha"),
     ],
 )

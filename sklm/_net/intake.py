@@ -74,7 +74,10 @@ class WithData(Parameterized):
                 stacklevel=4,
             )
         labels, targets = self._encode(y, reset=reset, classes=classes)
-        check_consistent_length(range(n_samples), labels)
+        try:
+            check_consistent_length(range(n_samples), labels)
+        except ValueError as error:
+            raise ValueError(f"{error}. Samples are rows, of X and of y; transpose what has them in columns.") from None
         weights = None
         if sample_weight is not None:
             sample_weight = sample_weight.detach().cpu() if isinstance(sample_weight, Tensor) else sample_weight

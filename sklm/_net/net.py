@@ -75,7 +75,7 @@ class LMNet(WithParts):
                     self.module_.load_state_dict(parameters)
         if self.verbose:
             print(self.message_, flush=True)  # noqa: T201
-        if run.verdict == "Stopped":
+        if run.verdict == "Stopped" or run.is_constant:
             warnings.warn(self.message_, ConvergenceWarning, stacklevel=3)
         elif run.exhausted and warn:
             self._warn_not_converged(on_all=run.on_all)
@@ -337,8 +337,9 @@ class LMNet(WithParts):
             if math.isfinite(last.get(name, math.nan)):
                 setattr(self, f"{name}_", last[name])
         if hasattr(self, "n_effective_"):
-            found = f"alpha={self.alpha_:.3g} by the evidence, {self.n_effective_:.4g} effective parameters"
+            found = f"alpha={self.alpha_:.3g}, {self.n_effective_:.4g} effective parameters"
             if self.n_effective_ - int((~self.optimizer_.penalized).sum()) < LEAST_EFFECTIVE:
+                run.is_constant = run.train is not None and bool((run.train.targets != run.train.targets[:1]).any())
                 found += ", no weight among them: the outputs are constant; try another random_state, n_init or damping"
             reason = f"{reason}; {found}".removeprefix("; ")
         self.converged_ = run.verdict == "Converged"

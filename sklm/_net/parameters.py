@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import inspect
+import reprlib
 from collections.abc import Mapping
 from functools import partial
 from types import FunctionType, SimpleNamespace
@@ -48,6 +49,34 @@ HINTS = {
     "show": "verbose",
     "goal": "callbacks",
     "hiddenSizes": "module__hidden_layer_sizes",
+    "layers": "module__hidden_layer_sizes",
+    "transferFcn": "module__activation",
+    "performFcn": "criterion",
+    "RobustWgtFun": "criterion",
+    "divideFcn": "train_split",
+    "divideInd": "train_split",
+    "valInd": "train_split",
+    "validation_data": "train_split",
+    "valRatio": "validation_fraction",
+    "regularization": "alpha",
+    "weight_decay": "alpha",
+    "decay": "alpha",
+    "showWindow": "verbose",
+    "showCommandLine": "verbose",
+    "Display": "verbose",
+    "lb": "module__bounds",
+    "ub": "module__bounds",
+    "beta0": "module__a=1",
+    "MaxIterations": "max_epochs",
+    "MaxFunctionEvaluations": "max_epochs",
+    "TolFun": "ftol",
+    "FunctionTolerance": "ftol",
+    "TolX": "xtol",
+    "StepTolerance": "xtol",
+    "OptimalityTolerance": "gtol",
+    "mem_reduction": "jacobian_max_rows",
+    "useGPU": "device",
+    "seed": "random_state",
 }  # names of scikit-learn's MLP, SciPy, lmfit and MATLAB, for messages
 
 
@@ -254,8 +283,8 @@ class Parameterized(skorch.NeuralNet, abc.ABC):
                 raise ValueError(f"`{name}` must be True or False; got {getattr(self, name)!r}.")
         if self.train_split is not None and not callable(self.train_split):
             raise ValueError(
-                f"`train_split` must be None or a callable; got {self.train_split!r}. For rows of your own pass "
-                "skorch's ValidSplit(PredefinedSplit(folds)), with fold 0 for validation and -1 else."
+                f"`train_split` must be None or a callable; got {reprlib.repr(self.train_split)}. For rows of your own "
+                "pass skorch's ValidSplit(PredefinedSplit(folds)), with fold 0 for validation and -1 else."
             )
         if self.callbacks is not None and not isinstance(self.callbacks, list) and self.callbacks != "disable":
             raise ValueError(f"`callbacks` must be None, a list or 'disable'; got {self.callbacks!r}.")

@@ -61,6 +61,7 @@ class Run:
     best_state: dict[str, Tensor] | None = None
     verdict: str = ""  # how training ended; empty while it goes on
     exhausted: bool = False
+    is_constant: bool = False  # with evidence: whether it left no weight
     second: bool = False  # whether this is the second strategy
     start: str = ""  # which one of several
     score: float = math.inf  # what runs are compared by

@@ -173,6 +173,8 @@ class Curve(nn.Module):
             return "hold for all rows at once: torch.where(condition, a, b) and not if"
         if any(word in message for word in ("too many indices", "values to unpack")):
             return f"take a tensor of shape (n_samples,) for each column of X; here {', '.join(self._inputs)}"
+        if "index of a 0-dim tensor" in message:
+            return "name each parameter, f(x, b1, b2) with numbers b1 and b2 and not f(x, b) with b[0]"
         return ""
 
     def guess(self, x: Tensor, y: Tensor, weights: Tensor) -> dict[str, float] | None:

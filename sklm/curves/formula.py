@@ -127,7 +127,20 @@ HINTS: dict[type[ast.AST], str] = {
     ast.BitOr: "for two conditions use where(...) twice",
     ast.BoolOp: "for two conditions multiply them: (x > 0) * (x < 1)",
     ast.IfExp: "write where(condition, a, b)",
+    ast.Subscript: "name each parameter: b1 and not b[1]",
     ast.Attribute: "write the bare name, exp and not np.exp",
+}
+
+ELSEWHERE = {  # functions of MATLAB
+    "ln": "did you mean 'log'?",
+    "mod": "write a % b",
+    "rem": "write a % b",
+    "nthroot": "write x ** (1 / n)",
+    "sec": "write 1 / cos(x)",
+    "csc": "write 1 / sin(x)",
+    "cot": "write 1 / tan(x)",
+    "normcdf": "write (1 + erf(x / sqrt(2))) / 2",
+    "gamma": "write exp(gammaln(x)), for x > 0",
 }
 
 
@@ -166,6 +179,10 @@ class Formula:
                 hint = "write *, / and ** without dots"
             if "=" in text or "~" in text or text.lstrip().startswith("@"):
                 hint = "write the right-hand side alone"
+            if "~=" in text:
+                hint = "write != instead of ~="
+            if text.rstrip().endswith(";"):
+                hint = "leave out the semicolon"
             keywords = [word for word in re.findall(r"\w+", text) if keyword.iskeyword(word)]
             if keywords:
                 hint = f"{keywords[0]} is a word of Python, rename it"
@@ -225,9 +242,11 @@ class Formula:
         if name.rpartition(".")[2] in FUNCTIONS and name not in FUNCTIONS:
             raise ValueError(f"`module` {self._shown} has {name!r}; write the bare name {name.rpartition('.')[2]!r}.")
         if name not in FUNCTIONS:
-            near = ["log"] if name == "ln" else difflib.get_close_matches(name, FUNCTIONS, n=1)
+            near = difflib.get_close_matches(name, FUNCTIONS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f". There are {', '.join(sorted(FUNCTIONS))}."
-            if len(node.args) == 1 and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, int):
+            if name in ELSEWHERE:
+                hint = f"; {ELSEWHERE[name]}"
+            elif len(node.args) == 1 and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, int):
                 hint = f"; for the parameter write {name}{node.args[0].value}, for a product *."
             raise ValueError(f"`module` {self._shown} calls {name!r}, which is not a known function{hint}")
         wanted = N_ARGUMENTS.get(name, 1)

@@ -9,15 +9,38 @@ import numbers
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+ELSEWHERE = {  # names of MATLAB, torch and Keras for values and arguments
+    "mu": "initial",
+    "mu_max": "maximum",
+    "mu_inc": "increase",
+    "mu_dec": "decrease",
+    "mse": "squared_error",
+    "sse": "squared_error",
+    "mae": "absolute_error",
+    "sae": "absolute_error",
+    "crossentropy": "log_loss",
+    "cross_entropy": "log_loss",
+    "trainlm": "standard",
+    "observation": "prediction",
+    "curve": "confidence",
+}
+
 
 def did_you_mean(name: str, choices: Iterable[str], others: Mapping[str, str] | None = None) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest choice, or an empty string.
 
     `others` has names from elsewhere, and what they are here.
     """
-    others = others or {}
-    near = difflib.get_close_matches(str(name), [*others, *choices], n=1)
-    return f"; did you mean {others.get(near[0], near[0])!r}?" if near else ""
+    choices = list(choices)
+    others = others or {name: choice for name, choice in ELSEWHERE.items() if choice in choices}
+    plain = {_plain(other): here for other, here in others.items()}
+    near = [plain[_plain(name)]] if _plain(name) in plain else difflib.get_close_matches(str(name), choices, n=1)
+    near = near or [others[other] for other in difflib.get_close_matches(str(name), others, n=1, cutoff=0.8)]
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _plain(name: Any) -> str:
+    return str(name).lower().replace("_", "")
 
 
 def check_integer(name: str, value: Any, *, minimum: int) -> int:
