@@ -81,7 +81,7 @@ class MLP(nn.Module):
             meant = ELSEWHERE.get(activation) if isinstance(activation, str) else None
             raise ValueError(
                 f"`module__activation` must be one of {', '.join(map(repr, ACTIVATIONS))}; got {activation!r}"
-                + (f"; did you mean {meant!r}?" if meant else ".")
+                + (f"; did you mean {meant!r}?" if meant else "; for another pass a module of your own.")
             )
         sizes = [n_features_in, *map(int, hidden)]
         layers: list[nn.Module] = []

@@ -508,6 +508,8 @@ class Mixing(nn.Module):
     ("params", "hint"),
     [
         ({"module__activation": "tansig"}, "did you mean 'tanh'?"),
+        ({"module__activation": "radbas"}, "for another pass a module of your own"),
+        ({"module": (10, 5)}, "layers of the default network are module__hidden_layer_sizes"),
         ({"damping__increase": 5.0}, "; damping='standard' or 'fletcher' takes it."),
         ({"train_split": [0, 1]}, "ValidSplit(PredefinedSplit(folds))"),
         ({"module": "b(1) * exp(-b(2) * x)"}, "for the parameter write b1"),

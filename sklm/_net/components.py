@@ -180,7 +180,7 @@ class WithParts(WithData):
         if not callable(self._factory()):
             raise ValueError(
                 "`module` must be a torch.nn.Module class, a function that returns a module, a module, or a formula; "
-                f"got {self.module!r}."
+                f"got {self.module!r}. The sizes of the layers of the default network are module__hidden_layer_sizes."
             )
         check_keywords("module", self._factory(), keywords)
 
