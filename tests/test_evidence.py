@@ -335,6 +335,14 @@ def test_curvature_that_vanishes_counts_the_same_whatever_the_rounding(seed):
     assert log_determinant == pytest.approx(float(torch.linalg.slogdet(given)[1]), rel=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("sizes", [(5, 5), (10, 10, 10)], ids=str)
+def test_hidden_layers_do_not_vanish_at_the_start(sizes, seed):
+    X = np.linspace(-1, 1, 80)[:, None]
+    y = np.sin(4 * X[:, 0]) + 0.1 * np.random.default_rng(0).standard_normal(80)
+    assert LMRegressor(module__hidden_layer_sizes=sizes, random_state=seed).fit(X, y).score(X, y) > 0.9
+
+
 def test_evidence_of_two_hidden_layers_has_no_spikes():
     rng = np.random.default_rng(0)
     X = np.linspace(-1, 1, 80)[:, None]

@@ -27,6 +27,7 @@ from sklm.engine.losses import Elementwise, Loss, plain_form
 from sklm.engine.solvers import SubProblem
 
 FIRST_SHARE = 1.0  # of the loss at the start: the first alpha, for weights of order one
+DEEP_SHARE = 0.1  # the same for more than two weight matrices: a large alpha draws their product to zero, for good
 LARGEST_CHANGE = 10.0  # of alpha in a step: far from the minimum its estimate says little
 LEAST_EFFECTIVE = 1e-3  # number of parameters below which all weights are zero
 LEAST_DOF = 0.01  # of the rows that count for phi, however many parameters there are
@@ -62,9 +63,10 @@ def check_alpha(alpha: float | str) -> bool:
     return False
 
 
-def first_alpha(loss: float) -> float:
-    """Return an alpha to start from, for the mean loss at the start."""
-    return 2 * FIRST_SHARE * loss or 1.0  # with nothing to fit, as for a single class, any does
+def first_alpha(loss: float, n_matrices: int) -> float:
+    """Return an alpha to start from, for the mean loss at the start and the number of weight matrices."""
+    share = FIRST_SHARE if n_matrices <= 2 else DEEP_SHARE
+    return 2 * share * loss or 1.0  # with nothing to fit, as for a single class, any does
 
 
 def has_dispersion(criterion: Loss) -> bool:

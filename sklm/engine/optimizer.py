@@ -465,7 +465,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if draws:
             outputs = function.outputs(theta, inputs, seed=seed, chunk=chunk)
         if self.bayes and not self._has_alpha and self.penalized.any():
-            group["alpha"] = first_alpha(float(share @ self.criterion.value(outputs, targets)))
+            n_matrices = sum(parameter.ndim >= 2 for parameter in function.parameters.values())
+            group["alpha"] = first_alpha(float(share @ self.criterion.value(outputs, targets)), n_matrices)
             self._has_alpha = True
         batch = Batch(inputs, targets, share, share.sqrt(), total, self._penalty(total, theta), seed, chunk)
         return batch, self._point(batch, theta, outputs)
