@@ -527,6 +527,26 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
         mean = self._mean(X)
         return np.hstack([1 - mean, mean]) if self._has_one_column(mean) else mean
 
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Predict the logarithms of the class probabilities.
+
+        Parameters
+        ----------
+        X : as in `fit`
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Columns in the order of `classes_`; minus infinity where a probability rounds to 0.
+
+        Raises
+        ------
+        ValueError
+            As `predict_proba`.
+        """
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(X))
+
     def decision_function(self, X: Any) -> np.ndarray:
         """Return logits.
 

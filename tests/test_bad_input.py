@@ -507,6 +507,7 @@ class Mixing(nn.Module):
 @pytest.mark.parametrize(
     ("params", "hint"),
     [
+        ({"solver": "lbfgs"}, "got 'lbfgs'. It is the linear algebra of a step"),
         ({"module__activation": "tansig"}, "did you mean 'tanh'?"),
         ({"module__activation": "radbas"}, "for another pass a module of your own"),
         ({"module": (10, 5)}, "layers of the default network are module__hidden_layer_sizes"),
@@ -527,7 +528,7 @@ class Mixing(nn.Module):
     ],
     ids=str,
 )
-def test_habits_of_matlab_get_a_hint(params, hint):
+def test_habits_of_other_packages_get_a_hint(params, hint):
     with pytest.raises(ValueError, match=re.escape(hint)):
         LMRegressor(**params, max_epochs=1).fit([[1.0], [2.0], [3.0]], [1.0, 2.0, 4.0])
 

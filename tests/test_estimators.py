@@ -240,6 +240,11 @@ def test_predictions_have_the_shape_of_y(y, shape):
     np.testing.assert_allclose(model.predict(X), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_logarithms_of_probabilities():
+    model = classifier(max_epochs=5).fit(X, THREE)
+    np.testing.assert_array_equal(model.predict_log_proba(X), np.log(model.predict_proba(X)))
+
+
 def test_multi_output_linear_module_solves_least_squares():
     model = regressor(module=Linear).fit(X, Y2)
     design = np.column_stack([X, np.ones(40)])

@@ -79,12 +79,13 @@ def check_real(
     return float(value)
 
 
-def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
-    """Return `value`, or raise when it is not one of `choices`."""
+def check_choice(name: str, value: Any, choices: Iterable[str], note: str = "") -> str:
+    """Return `value`, or raise when it is not one of `choices`; the message ends with `note`."""
     choices = list(choices)
     if not isinstance(value, str) or value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"`{name}` must be one of {listed}; got {value!r}{did_you_mean(value, choices)}")
+        hint = did_you_mean(value, choices) or "."
+        raise ValueError(f"`{name}` must be one of {listed}; got {value!r}{hint}{note}")
     return value
 
 

@@ -252,7 +252,12 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if self.damping.scaling == "auto" and not self.is_curve:
             self.damping.scaling = "max"
         self.selection: Selection | None = copy.deepcopy(resolve_selection(selection))
-        self.solver = check_choice("solver", solver, ["auto", "cholesky", "qr", "svd", "cg"])
+        self.solver = check_choice(
+            "solver",
+            solver,
+            ["auto", "cholesky", "qr", "svd", "cg"],
+            " It is the linear algebra of a step; the algorithm is always Levenberg-Marquardt.",
+        )
         self.max_attempts = check_integer("max_attempts", max_attempts, minimum=1)
         self.jacobian_max_rows = jacobian_max_rows
         if jacobian_max_rows not in (None, "auto"):
