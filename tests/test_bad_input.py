@@ -526,7 +526,7 @@ class Mixing(nn.Module):
         ({"damping": "trainlm"}, "did you mean 'standard'?"),
         ({"damping": "standard", "damping__mu_max": 1e10}, "did you mean 'maximum'?"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
 )
 def test_habits_of_other_packages_get_a_hint(params, hint):
     with pytest.raises(ValueError, match=re.escape(hint)):
