@@ -72,7 +72,7 @@ def penalties():
         score = cross_validated(lambda params=params, **kw: LMRegressor(**params, **kw), X, y, KFold, "r2")
         yield {"table": "diabetes", "settings": params, "score": f"R2 {score:.2f}"}
     X, y = load_breast_cancer(return_X_y=True)
-    settings = [{"alpha": alpha} for alpha in (0.01, 0.1, 1, 10)] + [{"alpha": 0.01, "early_stopping": True}]
+    settings = [{"alpha": alpha} for alpha in (0.01, 0.1, 1, 10, "bayes")] + [{"alpha": 0.01, "early_stopping": True}]
     for params in settings:
         score = cross_validated(
             lambda params=params, **kw: LMClassifier(**params, **kw), X, y, StratifiedKFold, "neg_log_loss"
