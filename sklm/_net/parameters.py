@@ -131,7 +131,7 @@ class Parameterized(skorch.NeuralNet, abc.ABC):
             if not self._is_dunder(name):
                 raise TypeError(
                     f"{type(self).__name__}() got an unexpected keyword argument {name!r}"
-                    f"{did_you_mean(name, self._signature_names(), HINTS) or '.'} "
+                    f"{did_you_mean(name, self._signature_names(), HINTS)} "
                     "Parameters of the module have the prefix module__."
                 )
         for name, value in arguments.items():
@@ -213,7 +213,7 @@ class Parameterized(skorch.NeuralNet, abc.ABC):
             if name not in names and not self._is_dunder(name):
                 raise ValueError(
                     f"Invalid parameter {name!r} for estimator {type(self).__name__}"
-                    f"{did_you_mean(name, names, HINTS) or '.'} "
+                    f"{did_you_mean(name, names, HINTS)} "
                     f"Valid parameters are: {names}, and names with the prefixes {[p + '__' for p in PREFIXES]}."
                 )
         for name, value in params.items():

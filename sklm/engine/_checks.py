@@ -19,7 +19,6 @@ ELSEWHERE = {  # names of MATLAB, torch and Keras for values and arguments
     "mae": "absolute_error",
     "sae": "absolute_error",
     "crossentropy": "log_loss",
-    "cross_entropy": "log_loss",
     "trainlm": "standard",
     "observation": "prediction",
     "curve": "confidence",
@@ -27,16 +26,16 @@ ELSEWHERE = {  # names of MATLAB, torch and Keras for values and arguments
 
 
 def did_you_mean(name: str, choices: Iterable[str], others: Mapping[str, str] | None = None) -> str:
-    """Return ``"; did you mean 'x'?"`` for the nearest choice, or an empty string.
+    """Return the end of a sentence: ``"; did you mean 'x'?"`` for the nearest choice, or a full stop.
 
-    `others` has names from elsewhere, and what they are here.
+    `others` has names from elsewhere, and what they are here; case and underscores do not matter.
     """
     choices = list(choices)
     others = others or {name: choice for name, choice in ELSEWHERE.items() if choice in choices}
     plain = {_plain(other): here for other, here in others.items()}
     near = [plain[_plain(name)]] if _plain(name) in plain else difflib.get_close_matches(str(name), choices, n=1)
     near = near or [others[other] for other in difflib.get_close_matches(str(name), others, n=1, cutoff=0.8)]
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f"; did you mean {near[0]!r}?" if near else "."
 
 
 def _plain(name: Any) -> str:
@@ -84,8 +83,8 @@ def check_choice(name: str, value: Any, choices: Iterable[str], note: str = "") 
     choices = list(choices)
     if not isinstance(value, str) or value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
-        hint = did_you_mean(value, choices) or "."
-        raise ValueError(f"`{name}` must be one of {listed}; got {value!r}{hint}{note}")
+        end = f"{did_you_mean(value, choices)} {note}".rstrip()
+        raise ValueError(f"`{name}` must be one of {listed}; got {value!r}{end}")
     return value
 
 
@@ -105,7 +104,7 @@ def check_keywords(
     for keyword in keywords:
         if keyword not in parameters:
             owners = [repr(o) for o, other in (others or {}).items() if keyword in inspect.signature(other).parameters]
-            hint = f"; {name}={' or '.join(owners)} takes it." if owners else did_you_mean(keyword, parameters) or "."
+            hint = f"; {name}={' or '.join(owners)} takes it." if owners else did_you_mean(keyword, parameters)
             raise ValueError(
                 f"`{name}__{keyword}` is not a parameter of {getattr(function, '__name__', function)}; "
                 f"it takes {', '.join(parameters) or 'none'}{hint}"

@@ -256,7 +256,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             "solver",
             solver,
             ["auto", "cholesky", "qr", "svd", "cg"],
-            " It is the linear algebra of a step; the algorithm is always Levenberg-Marquardt.",
+            "It is the linear algebra of a step; the algorithm is always Levenberg-Marquardt.",
         )
         self.max_attempts = check_integer("max_attempts", max_attempts, minimum=1)
         self.jacobian_max_rows = jacobian_max_rows
