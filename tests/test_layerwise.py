@@ -213,6 +213,37 @@ def test_float32():
     torch.testing.assert_close(rows, expected)
 
 
+class Viewing(nn.Module):
+    """Takes its images to lie channel by channel."""
+
+    def __init__(self, n_channels):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(n_channels, 3, 3, padding=1), nn.Conv2d(3, 2, (2, 3), stride=(1, 2))
+        self.last = nn.Linear(16, 2)
+
+    def forward(self, X):
+        return self.last(torch.tanh(self.second(torch.tanh(self.first(X)))).view(len(X), -1))
+
+
+class Flattening(Viewing):
+    def forward(self, X):
+        return self.last(torch.tanh(self.second(torch.tanh(self.first(X)))).flatten(1))
+
+
+@pytest.mark.parametrize("n_channels", [1, 4])
+@pytest.mark.parametrize("kind", [Viewing, Flattening])
+def test_images_in_float32(kind, n_channels):
+    torch.manual_seed(0)
+    module, X = kind(n_channels), torch.randn(N, n_channels, 5, 6)
+    function = ModuleFunction(module)
+    vector, factor = function.vector(), torch.randn(N, 2, 2)
+    rows = next(function.rows(vector, None, X, factor, chunk=N))
+    assert function.layerwise.works
+    assert function.layerwise._relays == (kind is Flattening)
+    torch.testing.assert_close(rows, function._functional_rows(vector, None, X, factor, None))
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in module.modules())
+
+
 @pytest.mark.parametrize(
     ("name", "jacobian", "method"),
     [

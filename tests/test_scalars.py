@@ -59,18 +59,6 @@ def test_rows_equal_autograd(name, chunk, indices):
     assert bool(function.scalars.works) == (name in ELEMENTWISE)
 
 
-@pytest.mark.parametrize("name", ELEMENTWISE)
-def test_second_derivative_equals_the_hessian(name):
-    function = ModuleFunction(Scalars(ELEMENTWISE[name]))
-    vector, direction = function.vector(), torch.tensor([0.3, -0.7], dtype=torch.float64)
-    next(function.rows(vector, None, X, torch.ones(12, 1, 1, dtype=torch.float64), chunk=12))
-    assert function.scalars.works
-    hessians = [torch.autograd.functional.hessian(lambda v, x=x: function.outputs(v, x[None]).sum(), vector) for x in X]
-    expected = torch.stack([direction @ hessian @ direction for hessian in hessians])[:, None]
-    found = function.second_derivative(vector, direction, X)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
-
-
 def test_a_module_with_a_tensor_of_parameters_has_no_copies():
     assert ModuleFunction(nn.Linear(1, 1)).scalars is None
 

@@ -31,7 +31,7 @@ from sklm.modules import MLP
 
 SECOND_SCALING = "identity"  # of a curve whose first run has not converged: from the same start
 MOST_BAYES_PARAMS = 3000  # for alpha="auto": the evidence takes an inverse in every step
-SOME_ROWS = 2**15  # that a curve with many rows is fitted to first
+SOME_ROWS = 2**13  # that a curve with many rows is fitted to first
 INIT_ROWS = 2**16  # of those read batch by batch: enough for the scales of a new module
 
 
@@ -316,13 +316,15 @@ class WithParts(WithData):
     def _start_on_some_rows(self, data: TensorData) -> None:
         """Start a curve where a fit to a few of many rows ends, if it converges and fits all rows better."""
         before = copy.deepcopy(self.module_.state_dict())
-        loss = self._loss(data)
+        loss = self.optimizer_.loss(data.X, data.targets, data.weights)
         some = self._some_rows(data, SOME_ROWS)
         optimizer = self._build_optimizer(self.optimizer_.seed)
         status = "running"
         while status == "running" and optimizer.n_steps < self.max_epochs:
             status = optimizer.step(some.X, some.targets, some.weights).status
-        if status != "converged" or not self._loss(data) <= loss:
+        if status == "converged" and self.optimizer_.loss(data.X, data.targets, data.weights) <= loss:
+            self.optimizer_.damping.load_state_dict(optimizer.damping.state_dict())
+        else:
             self.module_.load_state_dict(before)
 
     def _some_rows(self, data: TensorData, n_rows: int) -> TensorData:

@@ -205,7 +205,9 @@ class LMNet(WithParts):
             row[name] = steps[-1][name]
         for name, part in (("train_loss", "train"), ("valid_loss", "valid"), ("initial_loss", "train")):
             found = [(float(batch[name]), batch[f"{part}_batch_size"]) for batch in row["batches"] if name in batch]
-            if found:  # also with callbacks="disable", where skorch does not average
+            if len(found) == 1:
+                row[name] = found[0][0]
+            elif found:  # also with callbacks="disable", where skorch does not average
                 row[name] = sum(value * size for value, size in found) / sum(size for _, size in found)
 
     def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:

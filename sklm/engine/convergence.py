@@ -67,7 +67,7 @@ class ConvergenceTests:
 
 def largest(values: Tensor) -> float:
     """Return the largest absolute value: nan or infinite where one is, 0 where there is none."""
-    return float(values.abs().max()) if values.numel() else 0.0
+    return float(torch.linalg.vector_norm(values, math.inf)) if values.numel() else 0.0
 
 
 def largest_cosine(gradient: Tensor, diagonal: Tensor, residual_norm: float) -> float:

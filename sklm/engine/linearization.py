@@ -34,6 +34,7 @@ class Batch:
     roots: Tensor  # of the weights
     total: float  # W
     penalty: Tensor  # alpha / W for every parameter that is penalized
+    is_penalized: bool
     seed: int | None
     chunk: int
 

@@ -20,9 +20,10 @@ For samples with weights w_i >= 0, W = sum w_i, and module outputs f_i(theta), a
    long as they lower the relative offset |Q'r| / |r|, the share of the residuals that the Jacobian still explains. Is
    it above 1e-3 in the end (Bates and Watts 1981), the test had passed in a flat valley, and the search goes on.
 
-With `acceleration` a step is d + a/2, where a solves 3 with the second derivative of the outputs along d as residuals
-(geodesic acceleration: Transtrum and Sethna 2012, "Improvements to the Levenberg-Marquardt algorithm for nonlinear
-least-squares minimization", section 5); an attempt with 2 |a| > 0.75 |d| is rejected, as its linear model fails.
+With `acceleration` a step is d + a/2, where a solves 3 with the second derivative of the outputs along d as residuals,
+by their differences over a tenth of d (geodesic acceleration: Transtrum and Sethna 2012, "Improvements to the
+Levenberg-Marquardt algorithm for nonlinear least-squares minimization", section 5); an attempt with 2 |a| > 0.75 |d| is
+rejected, as its linear model fails.
 With `bounds`, 3 is solved within the box (`bounds`).
 
 The module is evaluated functionally; its parameters are written once, when a step is accepted.
@@ -70,6 +71,7 @@ CG_MIN_SIZE = 8192  # from here on "auto" forms no matrix: 512 MiB, and minutes 
 ACCELERATION_RATIO = 0.75  # of Transtrum and Sethna 2012, eq. 15
 POLISH_STEPS = 30
 POLISHED = 1e-12  # relative offset below which rounding is all that is left
+LAST = 1e-14  # relative offset that a step will leave, from which on it is the last and not looked at again
 SHORTEST_STEP = 1 / 8  # Gauss-Newton steps overshoot where residuals are large: they are halved down to this
 OFFSET_LIMIT = 1e-3  # of Bates and Watts 1981, "A relative offset orthogonality convergence criterion"
 ROUNDING = 1e3  # times the machine epsilon: of the loss, where residuals are as large as the outputs
@@ -191,7 +193,6 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         Geodesic acceleration: a second-order correction of every step, which helps on curved problems of few
         parameters; with ``"auto"`` for a module without weight matrices, from the first gain ratio outside 0.75 to
         1.25, where the linear model has failed.
-        Left out where torch cannot differentiate the module in forward mode.
     seed : int, default=None
         Seed of random selections and dropout masks; None draws one.
 
@@ -342,10 +343,19 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         except BaseException:
             self.forget()
             raise
-        if self._repeats and self.jacobian_max_rows == max_rows:
+        if (self._repeats or self.is_curve) and self.jacobian_max_rows == max_rows:
             self._state = self._state_of(data)
         self.n_steps += 1
         return result
+
+    @torch.no_grad()
+    def loss(self, inputs: Any, targets: Any, weights: Tensor | None = None) -> float:
+        """Return F at the current parameters; a step on the same data goes on from there."""
+        data = inputs, targets, weights
+        with preserved_rng(self.function.device), steady_batchnorm(self.function.modules):
+            self._now = self._evaluate(*data)
+        self._inputs, self._state = inputs, self._state_of(data)
+        return self._now[1].loss
 
     def continue_alpha(self, other: LevenbergMarquardt) -> None:
         """Go on from the penalty that another optimizer has found, where both look for it."""
@@ -364,8 +374,12 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if before is not None and now is not None and now[0].seed is None and before == self._state_of(data):
             untouched = torch.equal(self.function.vector(), now[1].theta)  # `.data` leaves no trace in versions
             if untouched:
-                batch = replace(now[0], penalty=self._penalty(now[0].total, now[1].theta))
-                return batch, self._point(batch, now[1].theta, now[1].outputs)
+                batch, point = now
+                penalty = self._penalty(batch.total, point.theta)
+                if batch.is_penalized or penalty["is_penalized"]:  # alpha may have changed
+                    batch = replace(batch, **penalty)
+                    point = self._point(batch, point.theta, point.outputs)
+                return batch, point
         self.function.forget()
         return None
 
@@ -455,7 +469,9 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         theta = function.vector()
         weights = _normalized(weights, n_samples, theta)
         total = n_samples if weights is None else float(weights.sum())
-        share = theta.new_full((n_samples,), 1 / total) if weights is None else weights / total
+        share = theta.new_full((1,), 1 / total) if weights is None else weights / total
+        roots = share.sqrt().expand(n_samples)
+        share = share.expand(n_samples)
 
         before = rng_state(function.device)
         outputs = function.outputs(theta, inputs, keep=keep)
@@ -473,16 +489,19 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             n_matrices = sum(parameter.ndim >= 2 for parameter in function.parameters.values())
             group["alpha"] = first_alpha(float(share @ self.criterion.value(outputs, targets)), n_matrices)
             self._has_alpha = True
-        batch = Batch(inputs, targets, share, share.sqrt(), total, self._penalty(total, theta), seed, chunk)
+        batch = Batch(inputs, targets, share, roots, total, seed=seed, chunk=chunk, **self._penalty(total, theta))
         return batch, self._point(batch, theta, outputs)
 
-    def _penalty(self, total: float, theta: Tensor) -> Tensor:
-        penalty: Tensor = self.param_groups[0]["alpha"] / total * self.penalized.to(theta)
-        return penalty
+    def _penalty(self, total: float, theta: Tensor) -> dict[str, Any]:
+        """Return what a `Batch` knows of the penalty."""
+        alpha = self.param_groups[0]["alpha"]
+        return {"penalty": alpha / total * self.penalized.to(theta), "is_penalized": alpha > 0 and not self.is_curve}
 
     def _point(self, batch: Batch, theta: Tensor, outputs: Tensor) -> Point:
         values = self.criterion.value(outputs, batch.targets)
-        loss = batch.weights @ values + batch.penalty * theta @ theta / 2  # no 0 times infinity
+        loss = batch.weights @ values
+        if batch.is_penalized:
+            loss = loss + batch.penalty * theta @ theta / 2  # no 0 times infinity
         return Point(theta, outputs, values, float(loss))
 
     def _indices(self) -> Tensor | None:
@@ -561,7 +580,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
 
         lr = self.param_groups[0]["lr"]
         scale = self.damping.scale(problem.diagonal, indices, self.function.n_params)
-        parameter_norm = float(torch.linalg.vector_norm(scale.sqrt() * theta))
+        root = scale.sqrt()
+        parameter_norm = float(torch.linalg.vector_norm(root * theta))
         if not alone:
             floor = UNDERDETERMINED_DAMPING * float(problem.diagonal.max() / scale.max())
             self.damping.value = min(max(self.damping.value, floor), 1e4 * floor)  # noise must not drive it to infinity
@@ -584,7 +604,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
                         loss=point.loss,
                         actual_reduction=actual,
                         predicted_reduction=predicted,
-                        step_norm=float((scale * step.square()).sum().sqrt()),
+                        step_norm=float(torch.linalg.vector_norm(root * step)),
                         parameter_norm=parameter_norm,
                     )
             if self.acceleration == "auto" and self.is_curve and not 0.75 <= gain_ratio <= 1.25:
@@ -657,37 +677,29 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             step = (theta + step).clamp(lower, upper) - theta
             inside = False
         if inside:
-            damped = (damping * direction.square()).sum()
-            predicted = float(lr * ((1 - lr / 2) * problem.quadratic(direction) + damped))
+            damped = float(damping @ direction.square())
+            predicted = lr * ((1 - lr / 2) * float(problem.quadratic(direction)) + damped)
         else:
             predicted = float(-(problem.gradient @ step) - problem.quadratic(step) / 2)
-        if self._accelerates and inside and batch.seed is None and bool(damping.any()):
+        if self._accelerates and inside and batch.seed is None and damped:
             correction = self._correction(batch, point, indices, problem, direction)
-            if correction is not None:
-                size = (damping * correction.square()).sum() / (damping * direction.square()).sum()
-                if not bool(2 * size.sqrt() <= ACCELERATION_RATIO):
+            if math.isfinite(largest(correction)):  # the module may have no value a little further or back
+                if not 2 * math.sqrt(float(damping @ correction.square()) / damped) <= ACCELERATION_RATIO:
                     return None, math.nan
                 step = step + lr**2 / 2 * correction
         return step, predicted
 
     def _correction(
         self, batch: Batch, point: Point, indices: Tensor | None, problem: SubProblem, direction: Tensor
-    ) -> Tensor | None:
-        """Return the geodesic acceleration along `direction`; None where the module has no second derivative."""
+    ) -> Tensor:
+        """Return the geodesic acceleration along `direction`."""
         full = direction
         if indices is not None:
             full = torch.zeros_like(point.theta).index_copy(0, indices, direction)
-        try:
-            second = self.function.second_derivative(point.theta, full, batch.inputs)
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            self.acceleration = self._accelerates = False
-            return None
-        if not math.isfinite(largest(second)):
-            return None
+        second = self.function.second_derivative(point.theta, full, batch.inputs, point.outputs)
         _, factor = self.criterion.linearize(point.outputs, batch.targets)
-        curved = (factor.mT @ (factor @ second[:, :, None]))[:, :, 0] * batch.weights[:, None]
+        pushed = (factor * second[:, None]).sum(2, keepdim=True)
+        curved = (factor * pushed).sum(1) * batch.weights[:, None]
         pulled = self.function.pullback(point.theta, curved, batch.inputs)
         return -problem.apply_inverse(pulled if indices is None else pulled[indices])
 
@@ -711,6 +723,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             else math.inf
         )
         length = 1.0
+        fall = offset / result.cosine if result.accepted and result.cosine > 0 else 1.0  # how much a step lowers it
         for _ in range(POLISH_STEPS):
             if offset <= POLISHED:
                 break
@@ -719,17 +732,21 @@ class LevenbergMarquardt(torch.optim.Optimizer):
                 break
             trial = self._trial(batch, best, step, indices)
             near = self._reduction((batch, best), trial) >= -rounding * abs(best.loss)
+            if near and length == 1 and offset * fall <= LAST:  # the Jacobian there is the same
+                best = trial
+                break
             if near:
                 found = self._linearize(batch, trial, indices)[0]
                 place = trial.theta if indices is None else trial.theta[indices]
                 lower = self._offset(found, place, indices)
             if near and lower < offset:
+                fall = lower / offset
                 best, offset, problem, theta = trial, lower, found, place
             elif length > SHORTEST_STEP:
                 length /= 2
             else:
                 break
-        if indices is None and not bool(batch.penalty.any()):
+        if indices is None and not batch.is_penalized:
             self.triangle = best.theta, problem.triangle  # type: ignore[attr-defined]  # a QR, as at the start
         cosine = self._cosine(problem, theta, indices)
         moved = best is not point
@@ -761,8 +778,10 @@ class LevenbergMarquardt(torch.optim.Optimizer):
     def _reduction(self, judge: tuple[Batch, Point], trial: Point) -> float:
         """Return F(point) - F(trial), added up from differences."""
         batch, point = judge
-        penalty = batch.penalty * (point.theta - trial.theta) @ (point.theta + trial.theta)
-        return float(batch.weights @ (point.values - trial.values) + penalty / 2)
+        reduction = batch.weights @ (point.values - trial.values)
+        if batch.is_penalized:
+            reduction = reduction + batch.penalty * (point.theta - trial.theta) @ (point.theta + trial.theta) / 2
+        return float(reduction)
 
     def _unmoved(
         self, point: Point, status: str, message: str, solver: str = "", cosine: float = math.nan

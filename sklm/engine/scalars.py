@@ -21,15 +21,15 @@ Call = Callable[[Sequence[Tensor], Any], Tensor]
 
 @dataclass(frozen=True)
 class Copies:
-    """Copies of the parameters, (n_params, n_samples) or (n_params, n_samples, 1), and the outputs with their graph."""
+    """Copies of every parameter, (n_samples,) or (n_samples, 1), and the outputs with their graph."""
 
-    leaf: Tensor
+    leaves: list[Tensor]
     outputs: Tensor
 
     @property
     def n_bytes(self) -> int:
         """What they and the graph take, about: a function has a few intermediate results per parameter."""
-        return 4 * self.leaf.nbytes
+        return 4 * len(self.leaves) * self.outputs.nbytes
 
 
 class ScalarJacobian:
@@ -51,39 +51,24 @@ class ScalarJacobian:
     def forward(self, call: Call, vector: Tensor, inputs: Any, n_samples: int) -> Copies | None:
         """Return the copies and the outputs with their graph; None where the module does not take copies."""
         shape = (n_samples, *self._shape[1:])
-        leaf = vector.detach().reshape(-1, *(1 for _ in shape)).expand(-1, *shape).clone().requires_grad_()
+        leaves = [number.expand(shape).requires_grad_() for number in vector.detach().unbind()]
         try:
             with torch.enable_grad():
-                outputs = call(leaf.unbind(), inputs).to(vector.dtype)
+                outputs = call(leaves, inputs).to(vector.dtype)
         except (RuntimeError, TypeError, ValueError, IndexError):
             return None
         if outputs.shape[:1] != (n_samples,) or outputs.numel() != n_samples:
             return None
-        return Copies(leaf, outputs)
+        return Copies(leaves, outputs)
 
     def rows(self, copies: Copies) -> Tensor:
         """Return J of shape (n_samples, n_params); uses up the graph of `copies`."""
-        leaf, outputs = copies.leaf, copies.outputs
+        leaves, outputs = copies.leaves, copies.outputs
         if not outputs.requires_grad:
-            return leaf.new_zeros(len(outputs), len(leaf))
-        (gradient,) = torch.autograd.grad(outputs, leaf, torch.ones_like(outputs))
-        return gradient.reshape(len(leaf), len(outputs)).T
-
-    def second(self, call: Call, vector: Tensor, direction: Tensor, inputs: Any, n_samples: int) -> Tensor | None:
-        """Return the second derivative of the outputs along `direction`, shape (n_samples, 1)."""
-        copies = self.forward(call, vector, inputs, n_samples)
-        if copies is None:
-            return None
-        zero = vector.new_zeros(n_samples, 1)
-        if not copies.outputs.requires_grad:
-            return zero
-        with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(copies.outputs.sum(), copies.leaf, create_graph=True)
-            along = direction @ gradient.reshape(len(vector), n_samples)
-            if not along.requires_grad:
-                return zero
-            (second,) = torch.autograd.grad(along.sum(), copies.leaf)
-        return (direction @ second.reshape(len(vector), n_samples))[:, None]
+            return outputs.new_zeros(len(outputs), len(leaves))
+        one = outputs.new_ones(()).expand_as(outputs)
+        gradients = torch.autograd.grad(outputs, leaves, one, materialize_grads=True)
+        return torch.stack(gradients).reshape(len(leaves), len(outputs)).T
 
     def check(self, call: Call, vector: Tensor, inputs: Any, n_samples: int, expected: Tensor) -> None:
         """Set `works` by comparing rows for all samples with the `expected` first ones."""

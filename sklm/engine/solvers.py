@@ -296,7 +296,7 @@ def reduce_rows(rows: Rows, penalty: Tensor, theta: Tensor) -> tuple[Tensor, Ten
     square = stacked[:, -1].square().sum()
     for matrix, residual in rows:
         square = square + residual @ residual
-        folded = _folded(torch.cat([matrix, residual[:, None]], 1))
+        folded = _folded(torch.cat([matrix.T, residual[None]]).T)  # LAPACK's order of storage
         stacked = torch.cat([stacked, folded]) if len(stacked) else folded
         if len(stacked) > n_params:
             stacked = torch.linalg.qr(stacked, mode="r")[1]
@@ -320,11 +320,11 @@ class QR(_Triangular):
     def factorize(self, damping: Tensor) -> bool:
         n_params = len(damping)
         upper = torch.cat([self.triangle, self.target[:, None]], 1)
-        lower = torch.cat([torch.diag(damping.sqrt()), damping.new_zeros(n_params, 1)], 1)
+        lower = damping.new_zeros(n_params, n_params + 1)
+        lower.diagonal().copy_(damping).sqrt_()
         reduced = torch.linalg.qr(torch.cat([upper, lower]), mode="r")[1][:n_params]
         self._factor, self._projected = reduced[:, :-1], reduced[:, -1:]
-        diagonal = self._factor.diagonal()
-        return bool((torch.isfinite(diagonal) & (diagonal != 0)).all())
+        return all(value != 0 and math.isfinite(value) for value in self._factor.diagonal().tolist())
 
     def _solve(self) -> Tensor:
         return -torch.linalg.solve_triangular(self._factor, self._projected, upper=True)[:, 0]

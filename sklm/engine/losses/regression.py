@@ -46,7 +46,7 @@ class SquaredError(Elementwise):
     """
 
     def _rho(self, residual: Tensor) -> Tensor:
-        return residual.square() / 2
+        return residual.square().mul_(0.5)
 
     def _weight(self, residual: Tensor) -> Tensor:
         return torch.ones_like(residual)
