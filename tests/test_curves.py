@@ -1065,3 +1065,40 @@ def test_epochs_of_a_curve_that_cannot_be_told_apart_make_attempts():
         model = LMRegressor("a*sin(b*x+d)+c+e/(1+exp(-f*x-g))", random_state=0).fit(X, y)
     assert model.converged_
     assert all(model.history_[:-1, "attempts"])
+
+
+def test_many_rows_start_from_a_fit_to_some_of_them(monkeypatch):
+    rng = np.random.default_rng(0)
+    inputs = np.linspace(0, 4, 3000)
+    targets = 3 * np.exp(-1.2 * inputs) + 0.5 + 0.05 * rng.standard_normal(3000)
+    start = {"module__a": 1.0, "module__b": 1.0, "module__c": 0.0}
+    on_all = LMRegressor(DECAY, **start).fit(inputs[:, None], targets)
+    monkeypatch.setattr("sklm._net.intake.MANY_ROWS", 3000)
+    monkeypatch.setattr("sklm._net.components.SOME_ROWS", 300)
+    model = LMRegressor(DECAY, random_state=0, **start).fit(inputs[:, None], targets)
+    assert model.n_iter_ < on_all.n_iter_
+    assert model.history_[0, "damping"] < 1e-3  # which a cold start begins with
+    for name, value in on_all.parameters_.items():
+        assert model.parameters_[name] == pytest.approx(value, rel=1e-11)
+    for name, value in on_all.standard_errors_.items():
+        assert model.standard_errors_[name] == pytest.approx(value, rel=1e-9)
+
+
+def test_many_rows_do_not_start_from_some_that_mislead(monkeypatch):
+    """Those that the first fit gets lie on another curve and weigh almost nothing."""
+    rng, counts = np.random.default_rng(0), np.arange(3000) < 50
+    inputs = np.tile(np.linspace(0, 4, 50), 60)
+    targets = np.where(counts, 3 * np.exp(-1.2 * inputs), -9 * np.exp(-0.1 * inputs)) + 0.01 * rng.standard_normal(3000)
+    misled = []
+
+    def some_rows(self, data, n_rows):
+        misled.append(n_rows)
+        return data.subset(np.arange(50, 350))
+
+    monkeypatch.setattr("sklm._net.intake.MANY_ROWS", 3000)
+    monkeypatch.setattr("sklm._net.components.WithParts._some_rows", some_rows)
+    model = LMRegressor(DECAY, module__a=2.9, module__b=1.2, module__c=0.0)
+    model.fit(inputs[:, None], targets, sample_weight=np.where(counts, 1e9, 1.0))
+    assert misled == [2**13]
+    assert model.history_[0, "damping"] == 1e-3
+    assert model.parameters_["a"] == pytest.approx(3, abs=0.05)

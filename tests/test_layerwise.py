@@ -239,7 +239,7 @@ def test_images_in_float32(kind, n_channels):
     vector, factor = function.vector(), torch.randn(N, 2, 2)
     rows = next(function.rows(vector, None, X, factor, chunk=N))
     assert function.layerwise.works
-    assert function.layerwise._relays == (kind is Flattening)
+    assert function.layerwise.relays == (kind is Flattening)
     torch.testing.assert_close(rows, function._functional_rows(vector, None, X, factor, None))
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in module.modules())
 
@@ -323,3 +323,32 @@ def test_out_of_memory_at_the_smallest_chunk_is_raised(monkeypatch):
     monkeypatch.setattr(ModuleFunction, "rows", none)
     with pytest.warns(RuntimeWarning, match="out of memory"), pytest.raises(RuntimeError, match="CUDA out of memory"):
         LevenbergMarquardt(module, seed=0).step(X, torch.zeros(N, 3, dtype=torch.float64))
+
+
+def test_a_step_goes_on_from_the_loss():
+    class Counting(nn.Sequential):
+        calls = 0
+
+        def forward(self, X):
+            Counting.calls += 1
+            return super().forward(X)
+
+    torch.manual_seed(0)
+    module = Counting(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    X = torch.randn(50, 3, dtype=torch.float64)
+    y, weights = X[:, 0].sin(), torch.linspace(1, 2, 50, dtype=torch.float64)
+    optimizer = LevenbergMarquardt(module, alpha=0.3, seed=0)
+    optimizer.step(X, y, weights)
+    optimizer.forget()
+    residual = module(X)[:, 0].detach() - y
+    squares = sum(float(layer.weight.detach().square().sum()) for layer in (module[0], module[2]))
+    expected = float(weights @ residual.square() / 2 + 0.3 * squares / 2) / float(weights.sum())
+    loss = optimizer.loss(X, y, weights)
+    assert loss == pytest.approx(expected, rel=1e-12)
+    Counting.calls = 0
+    result = optimizer.step(X, y, weights)
+    assert result.initial_loss == loss
+    assert Counting.calls == result.attempts
+    optimizer.param_groups[0]["alpha"] = 0.0  # what a step goes on from is not the loss with the old penalty
+    fit_alone = float(weights @ (module(X)[:, 0].detach() - y).square() / 2 / weights.sum())
+    assert optimizer.step(X, y, weights).initial_loss == pytest.approx(fit_alone, rel=1e-12)

@@ -1608,3 +1608,42 @@ def test_a_first_step_does_not_import_the_compiler_of_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_second_derivative_of_rounding_is_none(dtype):
+    """That of a line on a large offset is rounding, in float32 large beside the residuals."""
+
+    class Line(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.tensor(0.0)), nn.Parameter(torch.tensor(0.0))
+
+        def forward(self, x):
+            return 1e5 + (self.a + self.b * x)
+
+    x = torch.linspace(0, 1, 50, dtype=dtype)
+    y = 1e5 + (0.3 + 0.2 * x) + 0.05 * torch.sin(40 * x)
+    losses = []
+    for acceleration in (False, True):
+        optimizer = LevenbergMarquardt(Line().to(dtype), acceleration=acceleration, damping=NielsenDamping(initial=0.1))
+        losses.append([optimizer.step(x, y).loss for _ in range(4)])
+    assert losses[0] == losses[1]
+
+
+def test_acceleration_looks_at_nothing_outside_the_bounds():
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.tensor(1.0).double()), nn.Parameter(torch.tensor(0.0).double())
+
+        def forward(self, x):
+            if bool((self.b.detach() < 0).any()):
+                raise AssertionError("outside")
+            return self.a * torch.exp(-self.b * x)
+
+    x = torch.linspace(0, 4, 30).double()
+    module = Root()
+    result = run(LevenbergMarquardt(module, acceleration=True, bounds={"b": (0, 2)}), x, 3 * torch.exp(-1.3 * x))
+    assert result.status == "converged"
+    assert module.b.item() == pytest.approx(1.3, rel=1e-8)

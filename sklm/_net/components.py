@@ -323,7 +323,8 @@ class WithParts(WithData):
         while status == "running" and optimizer.n_steps < self.max_epochs:
             status = optimizer.step(some.X, some.targets, some.weights).status
         if status == "converged" and self.optimizer_.loss(data.X, data.targets, data.weights) <= loss:
-            self.optimizer_.damping.load_state_dict(optimizer.damping.state_dict())
+            damping = self.optimizer_.damping
+            damping.value = min(damping.value, optimizer.damping.value)
         else:
             self.module_.load_state_dict(before)
 

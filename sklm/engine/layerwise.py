@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sklm.engine.gram import LinearLayer, linear_layers
-from sklm.engine.memory import is_out_of_memory
 
 Blocks = dict[str, Tensor]
 
@@ -147,6 +146,8 @@ class LayerwiseJacobian:
     ----------
     works : bool or None
         None before the first use.
+    relays : bool
+        Whether images come channels last.
     """
 
     def __init__(self, layers: dict[str, nn.Module], places: dict[str, int], n_params: int) -> None:
@@ -154,7 +155,7 @@ class LayerwiseJacobian:
         starts = sorted(set(places.values()))
         self.spans = list(zip(starts, [*starts[1:], n_params], strict=True))
         self.works: bool | None = None
-        self._relays = any(isinstance(layer, nn.Conv2d) for layer in layers.values())
+        self.relays = any(isinstance(layer, nn.Conv2d) for layer in layers.values())
         self._linear: tuple[torch.device, dict[str, LinearLayer] | None] | None = None
 
     @classmethod
@@ -191,14 +192,7 @@ class LayerwiseJacobian:
         ]
         try:
             with torch.enable_grad():
-                try:
-                    outputs = call()
-                except RuntimeError as error:
-                    if not self._relays or is_out_of_memory(error):
-                        raise
-                    self._relays = False  # `view`, for one, needs the layout that the module expects
-                    seen.clear()
-                    outputs = call()
+                outputs = call()
         finally:
             for handle in handles:
                 handle.remove()
@@ -207,7 +201,7 @@ class LayerwiseJacobian:
     def _relay(self, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return images channels last, where convolutions in float32 take half the time on a CPU."""
         a, *others = inputs
-        if not self._relays or a.ndim != 4 or a.dtype != torch.float32 or a.device.type != "cpu":
+        if not self.relays or a.ndim != 4 or a.dtype != torch.float32 or a.device.type != "cpu":
             return inputs
         if a.shape[1] == 1:  # for one channel torch takes the strides at their word
             return a[:, 0, :, :, None].permute(0, 3, 1, 2), *others

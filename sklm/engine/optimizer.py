@@ -55,7 +55,7 @@ from sklm.engine.evidence import (
     has_dispersion,
 )
 from sklm.engine.inputs import count_samples, map_tensors
-from sklm.engine.jacobian import ModuleFunction
+from sklm.engine.jacobian import DIFFERENCE, ModuleFunction
 from sklm.engine.linearization import Batch, Linearization, Point
 from sklm.engine.losses import Loss, resolve_loss
 from sklm.engine.memory import is_out_of_memory, samples_per_chunk, samples_per_random_chunk
@@ -109,7 +109,7 @@ class StepResult:
         ``"sample by sample"``.
     cosine : float
         Largest cosine between the residuals and a column of the Jacobian (a free parameter's): before the step or,
-        after the Gauss-Newton steps at the end, now. 0 at a minimum, 1 at most.
+        after the Gauss-Newton steps at the end, now or before the last of them. 0 at a minimum, 1 at most.
     alpha, n_effective, log_evidence : float
         With ``alpha="bayes"`` the penalty of this step, and before it the effective number of parameters and the
         evidence; nan else.
@@ -203,7 +203,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
     n_steps : int
         Steps done.
     triangle : tuple of Tensor (n_params,) and Tensor (n_params, n_params), or None
-        After a step that converged on a curve without penalty: the parameters, and R of the rows A there.
+        After a step that converged on a curve without penalty: the parameters, and R of the rows A there, or before the
+        last Gauss-Newton step where that was too short to change it.
 
     Raises
     ------
@@ -350,8 +351,12 @@ class LevenbergMarquardt(torch.optim.Optimizer):
 
     @torch.no_grad()
     def loss(self, inputs: Any, targets: Any, weights: Tensor | None = None) -> float:
-        """Return F at the current parameters; a step on the same data goes on from there."""
+        """Return F at the current parameters, of modules in the mode that they are in; arguments as of `step`.
+
+        A step on the same data goes on from there. With ``alpha="bayes"`` the first alpha comes from the first data.
+        """
         data = inputs, targets, weights
+        self.forget()
         with preserved_rng(self.function.device), steady_batchnorm(self.function.modules):
             self._now = self._evaluate(*data)
         self._inputs, self._state = inputs, self._state_of(data)
@@ -469,9 +474,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         theta = function.vector()
         weights = _normalized(weights, n_samples, theta)
         total = n_samples if weights is None else float(weights.sum())
-        share = theta.new_full((1,), 1 / total) if weights is None else weights / total
-        roots = share.sqrt().expand(n_samples)
-        share = share.expand(n_samples)
+        share = theta.new_full((n_samples,), 1 / total) if weights is None else weights / total
+        roots = share.sqrt() if weights is not None else share[:1].sqrt().expand(n_samples)
 
         before = rng_state(function.device)
         outputs = function.outputs(theta, inputs, keep=keep)
@@ -683,7 +687,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             predicted = float(-(problem.gradient @ step) - problem.quadratic(step) / 2)
         if self._accelerates and inside and batch.seed is None and damped:
             correction = self._correction(batch, point, indices, problem, direction)
-            if math.isfinite(largest(correction)):  # the module may have no value a little further or back
+            if correction is not None:
                 if not 2 * math.sqrt(float(damping @ correction.square()) / damped) <= ACCELERATION_RATIO:
                     return None, math.nan
                 step = step + lr**2 / 2 * correction
@@ -691,17 +695,24 @@ class LevenbergMarquardt(torch.optim.Optimizer):
 
     def _correction(
         self, batch: Batch, point: Point, indices: Tensor | None, problem: SubProblem, direction: Tensor
-    ) -> Tensor:
-        """Return the geodesic acceleration along `direction`."""
+    ) -> Tensor | None:
+        """Return the geodesic acceleration along `direction`; None where there is none, or it would be rounding."""
         full = direction
         if indices is not None:
             full = torch.zeros_like(point.theta).index_copy(0, indices, direction)
+        back = point.theta - DIFFERENCE * full
+        if self.box is not None and not torch.equal(back, clip(back, *self.box.select(None, back))):
+            return None
         second = self.function.second_derivative(point.theta, full, batch.inputs, point.outputs)
+        rounding = 10 * torch.finfo(second.dtype).eps / DIFFERENCE**2
+        if float(torch.linalg.vector_norm(second)) <= rounding * float(torch.linalg.vector_norm(point.outputs)):
+            return None
         _, factor = self.criterion.linearize(point.outputs, batch.targets)
         pushed = (factor * second[:, None]).sum(2, keepdim=True)
         curved = (factor * pushed).sum(1) * batch.weights[:, None]
         pulled = self.function.pullback(point.theta, curved, batch.inputs)
-        return -problem.apply_inverse(pulled if indices is None else pulled[indices])
+        correction = -problem.apply_inverse(pulled if indices is None else pulled[indices])
+        return correction if math.isfinite(largest(correction)) else None  # the module may have no value further on
 
     def _confirmed(
         self, judge: tuple[Batch, Point], indices: Tensor | None, problem: SubProblem | None, result: StepResult
