@@ -277,7 +277,8 @@ def write_report(is_quick):
     lines += [
         f"Written by `make bench{'-quick' if is_quick else ''}`; one job alone: `python benchmarks/NAME.py`. Every job "
         "runs sklm and its peers in one process, in turn; a ratio is the median over rounds or seeds. "
-        "Times on a machine that does other things too vary by ten per cent and more.",
+        "Times on a machine that does other things too vary by ten per cent and more, and by a factor from day to day, "
+        "so that seconds of jobs with different dates or in different sections do not compare.",
         "",
     ]
     for label in ("machine", "versions"):
