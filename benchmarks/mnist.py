@@ -5,10 +5,10 @@
 2. Time to 97.5 % of the test images: `LMClassifier` through `fit`, by its own rule of damping and by that of
    torch-levenberg-marquardt (``damping="standard"``), torch-levenberg-marquardt as its example runs it
    (learning rate 0.05; for both 0.2 as well, also with half the batch, there sklm with ``damping__minimum=1e-3``), and
-   Adam in a plain torch loop, whose best batch size and learning rate a
-   first pass with another seed finds. The accuracy is looked at each time another 10 000 images have been seen, off the
-   clock; a run ends at the goal or at a limit of time, and then counts with that. The sign by which
-   torch-levenberg-marquardt says that its damping is exhausted is not obeyed, which leaves it more chances.
+   Adam in a plain torch loop, whose best batch size and learning rate a first pass with another seed finds. The
+   accuracy is looked at each time another 10 000 images have been seen, off the clock; a run ends at the goal or at a
+   limit of time, and then counts with that. The sign by which torch-levenberg-marquardt says that its damping is
+   exhausted is not obeyed, which leaves it more chances.
 
 All run on all cores. The images come from the folder named by SKLM_DATA (mnist/mnist.npz); skipped when absent.
 Run: python benchmarks/mnist.py [--quick]

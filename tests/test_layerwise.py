@@ -270,17 +270,22 @@ def test_layerwise_refuses_what_it_cannot(name):
         next(rows)
 
 
-def test_a_step_evaluates_the_module_once_per_point():
-    class Counting(nn.Sequential):
-        calls = 0
+class Counting(nn.Sequential):
+    calls = 0
 
-        def forward(self, X):
-            Counting.calls += 1
-            return super().forward(X)
+    def forward(self, X):
+        Counting.calls += 1
+        return super().forward(X)
 
+
+def counting():
     torch.manual_seed(0)
     module = Counting(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
-    X = torch.randn(50, 3, dtype=torch.float64)
+    return module, torch.randn(50, 3, dtype=torch.float64)
+
+
+def test_a_step_evaluates_the_module_once_per_point():
+    module, X = counting()
     optimizer = LevenbergMarquardt(module, seed=0)
     optimizer.step(X, X[:, 0].sin())  # which also finds out how the Jacobian is computed
     Counting.calls = 0
@@ -326,16 +331,7 @@ def test_out_of_memory_at_the_smallest_chunk_is_raised(monkeypatch):
 
 
 def test_a_step_goes_on_from_the_loss():
-    class Counting(nn.Sequential):
-        calls = 0
-
-        def forward(self, X):
-            Counting.calls += 1
-            return super().forward(X)
-
-    torch.manual_seed(0)
-    module = Counting(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
-    X = torch.randn(50, 3, dtype=torch.float64)
+    module, X = counting()
     y, weights = X[:, 0].sin(), torch.linspace(1, 2, 50, dtype=torch.float64)
     optimizer = LevenbergMarquardt(module, alpha=0.3, seed=0)
     optimizer.step(X, y, weights)

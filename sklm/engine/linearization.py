@@ -34,9 +34,12 @@ class Batch:
     roots: Tensor  # of the weights
     total: float  # W
     penalty: Tensor  # alpha / W for every parameter that is penalized
-    is_penalized: bool
     seed: int | None
     chunk: int
+
+    @cached_property
+    def is_penalized(self) -> bool:
+        return bool(self.penalty.any())
 
 
 @dataclass(frozen=True)

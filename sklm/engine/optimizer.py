@@ -381,8 +381,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             if untouched:
                 batch, point = now
                 penalty = self._penalty(batch.total, point.theta)
-                if batch.is_penalized or penalty["is_penalized"]:  # alpha may have changed
-                    batch = replace(batch, **penalty)
+                if not torch.equal(penalty, batch.penalty):  # alpha has changed
+                    batch = replace(batch, penalty=penalty)
                     point = self._point(batch, point.theta, point.outputs)
                 return batch, point
         self.function.forget()
@@ -493,13 +493,12 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             n_matrices = sum(parameter.ndim >= 2 for parameter in function.parameters.values())
             group["alpha"] = first_alpha(float(share @ self.criterion.value(outputs, targets)), n_matrices)
             self._has_alpha = True
-        batch = Batch(inputs, targets, share, roots, total, seed=seed, chunk=chunk, **self._penalty(total, theta))
+        batch = Batch(inputs, targets, share, roots, total, self._penalty(total, theta), seed, chunk)
         return batch, self._point(batch, theta, outputs)
 
-    def _penalty(self, total: float, theta: Tensor) -> dict[str, Any]:
-        """Return what a `Batch` knows of the penalty."""
-        alpha = self.param_groups[0]["alpha"]
-        return {"penalty": alpha / total * self.penalized.to(theta), "is_penalized": alpha > 0 and not self.is_curve}
+    def _penalty(self, total: float, theta: Tensor) -> Tensor:
+        penalty: Tensor = self.param_groups[0]["alpha"] / total * self.penalized.to(theta)
+        return penalty
 
     def _point(self, batch: Batch, theta: Tensor, outputs: Tensor) -> Point:
         values = self.criterion.value(outputs, batch.targets)
