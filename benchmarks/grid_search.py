@@ -8,6 +8,7 @@ a small search before; what that took is reported.
 Run: python benchmarks/grid_search.py [--quick]
 """
 
+import functools
 import time
 import warnings
 
@@ -57,6 +58,7 @@ def share_outside_steps(search):
     inside = {"fit": 0.0, "step": 0.0}
 
     def clocked(function, name):
+        @functools.wraps(function)  # with the mark that torch has wrapped `step` already
         def call(*args, **kwargs):
             start = time.perf_counter()
             try:

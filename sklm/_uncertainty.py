@@ -17,6 +17,7 @@ from sklm import inference
 from sklm._data import KEPT_BYTES, kept_rows
 from sklm._net import LMNet
 from sklm._report import HIGH_CORRELATION, Summary
+from sklm.curves import Curve
 from sklm.engine._checks import check_choice, check_integer, check_real
 from sklm.engine.inputs import count_samples
 from sklm.engine.losses import Elementwise, plain_form
@@ -48,8 +49,8 @@ class Uncertainty(LMNet):
             self._training_rows = kept_rows(self._run.train)
             self.__dict__.pop("_inferred", None)
 
-    def _problem(self) -> Problem:
-        """Return module and training rows in float64."""
+    def _problem(self, module: Any = None) -> Problem:
+        """Return module (by default a copy of the fitted one) and training rows in float64."""
         check_is_fitted(self, "module_")
         data = self.__dict__.get("_training_rows")
         if data is None:
@@ -57,7 +58,9 @@ class Uncertainty(LMNet):
                 "there is no uncertainty without the training rows, which are not kept above "
                 f"{KEPT_BYTES / 2**20:g} MiB, of a Dataset or a memmap, nor by `load_params`; fit to fewer rows."
             )
-        module, device = self._module_in_float64()
+        device = self.device_
+        if module is None:
+            module, device = self._module_in_float64()
         targets = inference.to_float64(data.targets, device)
         weights = torch.ones(len(data), dtype=torch.float64, device=device)
         if data.weights is not None:
@@ -88,6 +91,11 @@ class Uncertainty(LMNet):
         device = torch.device("cpu") if self.device_.type == "mps" else self.device_
         return copy.deepcopy(self.module_).to(device, torch.float64).eval(), device
 
+    def _module_as_it_is(self) -> Any:
+        """Return the fitted module where it can be evaluated exactly without a copy: a curve in float64; else None."""
+        module = self.__dict__.get("module_")
+        return module if isinstance(module, Curve) and self.dtype_ == torch.float64 and not module.training else None
+
     def _weights(self) -> torch.Tensor | None:
         """Return the weights of the training rows, None without."""
         return None if self._training_rows is None else self._training_rows.weights
@@ -96,7 +104,7 @@ class Uncertainty(LMNet):
         settings = self._kind()
         kept = self.__dict__.get("_inferred")
         if kept is None or kept[0] != settings:
-            kept = settings, inference.infer(self._problem(), self.covariance)
+            kept = settings, inference.infer(self._problem(self._module_as_it_is()), self.covariance)
             self.__dict__["_inferred"] = kept
         found: Inference = kept[1]
         return found

@@ -192,7 +192,8 @@ class _Curvature:
         self.slope, self.n_curved = 1.0, math.inf
         root = problem.weights.sqrt()[:, None, None]
         if self.has_residuals:
-            self.slope, self.n_curved = self._mean_slope()
+            if not isinstance(self.loss, SquaredError):
+                self.slope, self.n_curved = self._mean_slope()
             scale *= self.slope if self.slope > 0 else 1.0
             factor = root * torch.eye(self.n_outputs).to(outputs)
         else:
@@ -226,7 +227,7 @@ class _Curvature:
         return reduce_rows(rows(), zero, zero)[0]
 
     def _mean_slope(self) -> tuple[float, float]:
-        """Return the weighted mean of psi', 1 for squared errors, and how many residuals share in it."""
+        """Return the weighted mean of psi', and how many residuals share in it."""
         with torch.enable_grad():
             leaf = self.outputs.detach().requires_grad_()
             (slope,) = torch.autograd.grad(self.loss.gradient(leaf, self.targets).sum(), leaf)

@@ -75,7 +75,7 @@ class Run:
         """Note the best epoch so far, with a copy of the parameters of `module`; None where later ones are better."""
         self.best_score, self.best_epoch, self.best_state = score, epoch, None
         if module is not None:
-            self.best_state = {name: value.detach().clone() for name, value in module.state_dict().items()}
+            self.best_state = {name: value.clone() for name, value in module.state_dict().items()}
 
 
 def raised_by_callback(interrupt: KeyboardInterrupt, callbacks: list[Any]) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sklm.curves.formula import RESERVED, Formula
+from sklm.curves.formula import RESERVED, Formula, parsed
 from sklm.curves.start import find_starts
 
 Bounds = Mapping[str, tuple[float | None, float | None]]
@@ -86,7 +86,7 @@ class Curve(nn.Module):
         if isinstance(bounds, Mapping):
             bounds = {_normal(str(name)): pair for name, pair in bounds.items()}
         if isinstance(function, str):
-            self._source = Formula(function)
+            self._source = parsed(function)
             self._inputs, names = _formula_names(self._source, n_features_in, columns, initial)
             defaults: dict[str, float] = {}
         else:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import keyword
 import math
 import operator
@@ -290,3 +291,9 @@ class Formula:
                 holds = holds * OPERATORS[type(op)](left, right)
             return holds
         return FUNCTIONS[node.func.id](*(tensor(value(argument)) for argument in node.args))
+
+
+@functools.lru_cache(maxsize=128)
+def parsed(text: str) -> Formula:
+    """Return the formula of a text, which nothing changes, so that all curves of one text share it."""
+    return Formula(text)
