@@ -49,8 +49,8 @@ class Uncertainty(LMNet):
             self._training_rows = kept_rows(self._run.train)
             self.__dict__.pop("_inferred", None)
 
-    def _problem(self, module: Any = None) -> Problem:
-        """Return module (by default a copy of the fitted one) and training rows in float64."""
+    def _problem(self) -> Problem:
+        """Return module and training rows in float64."""
         check_is_fitted(self, "module_")
         data = self.__dict__.get("_training_rows")
         if data is None:
@@ -58,16 +58,17 @@ class Uncertainty(LMNet):
                 "there is no uncertainty without the training rows, which are not kept above "
                 f"{KEPT_BYTES / 2**20:g} MiB, of a Dataset or a memmap, nor by `load_params`; fit to fewer rows."
             )
-        device = self.device_
-        if module is None:
-            module, device = self._module_in_float64()
+        module, device = self._module_in_float64()
+        criterion = self.criterion_
+        if module is not self.module_:
+            criterion = copy.deepcopy(criterion).to(device, torch.float64)
         targets = inference.to_float64(data.targets, device)
         weights = torch.ones(len(data), dtype=torch.float64, device=device)
         if data.weights is not None:
             weights = data.weights.to(weights)
         return Problem(
             module=module,
-            criterion=copy.deepcopy(self.criterion_).to(device, torch.float64),
+            criterion=criterion,
             inputs=inference.to_float64(data.X, device),
             targets=targets,
             weights=weights,
@@ -87,14 +88,15 @@ class Uncertainty(LMNet):
         return triangle * math.sqrt(total) if torch.equal(theta, now) else None
 
     def _module_in_float64(self) -> tuple[Any, torch.device]:
-        """Return a copy of the module for exact derivatives, and its device: the CPU for MPS, which has no float64."""
-        device = torch.device("cpu") if self.device_.type == "mps" else self.device_
-        return copy.deepcopy(self.module_).to(device, torch.float64).eval(), device
+        """Return a module to evaluate, in float64, and its device: the CPU for MPS, which has no float64.
 
-    def _module_as_it_is(self) -> Any:
-        """Return the fitted module where it can be evaluated exactly without a copy: a curve in float64; else None."""
-        module = self.__dict__.get("module_")
-        return module if isinstance(module, Curve) and self.dtype_ == torch.float64 and not module.training else None
+        It is the fitted one where that is a curve in float64, which nothing changes in evaluation; else a copy.
+        """
+        device = torch.device("cpu") if self.device_.type == "mps" else self.device_
+        module = self.module_
+        if isinstance(module, Curve) and self.dtype_ == torch.float64 and not module.training:
+            return module, device
+        return copy.deepcopy(module).to(device, torch.float64).eval(), device
 
     def _weights(self) -> torch.Tensor | None:
         """Return the weights of the training rows, None without."""
@@ -104,7 +106,7 @@ class Uncertainty(LMNet):
         settings = self._kind()
         kept = self.__dict__.get("_inferred")
         if kept is None or kept[0] != settings:
-            kept = settings, inference.infer(self._problem(self._module_as_it_is()), self.covariance)
+            kept = settings, inference.infer(self._problem(), self.covariance)
             self.__dict__["_inferred"] = kept
         found: Inference = kept[1]
         return found

@@ -288,11 +288,8 @@ class _Curvature:
         if self._barely_curved():
             noise = torch.full_like(noise, math.nan)
         root = self._root(kind, noise, dof)
-        full = self.theta.new_zeros(len(root), len(self.theta))
-        null = self.theta.new_zeros(self.null.shape[1], len(self.theta))
-        full[:, self.free], null[:, self.free] = root, self.null.T
-        scale = torch.ones_like(self.theta)
-        scale[self.free] = self.scale
+        full, null = self._over_all(root), self._over_all(self.null.T)
+        scale = self._over_all(self.scale, 1.0)
         covariance = (full.T @ full).cpu().numpy()
         names = element_names(self.function.parameters.items())
         reasons, unidentified = self._missing(names, dof, bool(torch.isfinite(root).all()))
@@ -319,6 +316,14 @@ class _Curvature:
             bic=fit + math.log(n_observations) * n_params,
             unidentified=unidentified,
         )
+
+    def _over_all(self, values: Tensor, fill: float = 0.0) -> Tensor:
+        """Return numbers for the free parameters as numbers for all, with `fill` for those that a bound holds."""
+        if values.shape[-1] == len(self.theta):
+            return values
+        full = values.new_full((*values.shape[:-1], len(self.theta)), fill)
+        full[..., self.free] = values
+        return full
 
     def _root(self, kind: str, noise: Tensor, dof: float) -> Tensor:
         """Return a matrix whose Gram matrix is the covariance over the free parameters."""

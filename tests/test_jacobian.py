@@ -73,6 +73,16 @@ class Tied(nn.Module):
         return self.two(self.one(x).tanh())
 
 
+class TwoNames(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3))
+        self.rate = self.weight
+
+    def forward(self, x):
+        return x @ self.weight + (x * self.rate).exp().sum(-1)
+
+
 class SharedLayer(nn.Module):
     def __init__(self):
         super().__init__()
@@ -209,6 +219,7 @@ ZOO = {
     "multi_output": (lambda: nn.Sequential(nn.Linear(3, 4), nn.Softplus(), nn.Linear(4, 3)), lambda: draw(N, 3)),
     "image_output": (lambda: nn.Conv2d(1, 2, 2), lambda: draw(N, 1, 3, 3)),
     "tied_weights": (Tied, lambda: draw(N, 3)),
+    "two_names": (TwoNames, lambda: draw(N, 3)),
     "shared_layer": (SharedLayer, lambda: draw(N, 3)),
     "frozen": (frozen_first, lambda: draw(N, 3)),
     "non_contiguous": (Transposed, lambda: draw(N, 3)),

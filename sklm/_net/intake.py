@@ -75,7 +75,8 @@ class WithData(Parameterized):
             )
         labels, targets = self._encode(y, reset=reset, classes=classes)
         try:
-            check_consistent_length(range(n_samples), labels)
+            if len(labels) != n_samples:
+                check_consistent_length(range(n_samples), labels)  # raises
         except ValueError as error:
             raise ValueError(f"{error}. Samples are rows, of X and of y; transpose what has them in columns.") from None
         weights = None

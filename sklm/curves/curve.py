@@ -190,6 +190,8 @@ class Curve(nn.Module):
         y : Tensor of shape (n_samples,)
         sample_weight : Tensor of shape (n_samples,), default=None
         """
+        if self._given.issuperset(self._parameters):
+            return
         (start,) = self.starts(X, y, sample_weight) or [{}]
         with torch.no_grad():
             for name, value in start.items():

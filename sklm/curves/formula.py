@@ -193,11 +193,8 @@ class Formula:
         self.names: list[str] = []
         self._check(self._body, 0)
 
-    def __getstate__(self) -> str:
-        return self.text
-
-    def __setstate__(self, text: str) -> None:
-        self.__init__(text)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Callable[[str], Formula], tuple[str]]:
+        return parsed, (self.text,)
 
     def _too_deep(self) -> ValueError:
         return ValueError(

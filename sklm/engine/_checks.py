@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import difflib
 import inspect
 import math
 import numbers
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -23,6 +26,20 @@ ELSEWHERE = {  # names of MATLAB, torch and Keras for values and arguments
     "observation": "prediction",
     "curve": "confidence",
 }
+
+
+_PARAMETERS: weakref.WeakKeyDictionary[Callable[..., Any], Mapping[str, inspect.Parameter]]
+_PARAMETERS = weakref.WeakKeyDictionary()
+
+
+def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a callable by name; they are looked up once, as every fit asks for them."""
+    with contextlib.suppress(KeyError, TypeError):  # TypeError: of one that cannot be hashed
+        return _PARAMETERS[function]
+    found = inspect.signature(function).parameters
+    with contextlib.suppress(TypeError):
+        _PARAMETERS[function] = found
+    return found
 
 
 def did_you_mean(name: str, choices: Iterable[str], others: Mapping[str, str] | None = None) -> str:
@@ -98,12 +115,12 @@ def check_keywords(
 
     `name` is the prefix users write; `others` are what else could have been chosen by name, for the message.
     """
-    parameters = inspect.signature(function).parameters
+    parameters = parameters_of(function)
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     for keyword in keywords:
         if keyword not in parameters:
-            owners = [repr(o) for o, other in (others or {}).items() if keyword in inspect.signature(other).parameters]
+            owners = [repr(o) for o, other in (others or {}).items() if keyword in parameters_of(other)]
             hint = f"; {name}={' or '.join(owners)} takes it." if owners else did_you_mean(keyword, parameters)
             raise ValueError(
                 f"`{name}__{keyword}` is not a parameter of {getattr(function, '__name__', function)}; "
@@ -114,7 +131,7 @@ def check_keywords(
 def resolve(
     name: str, value: Any, built_in: Mapping[str, Callable[..., Any]], base: type, keywords: Mapping[str, Any]
 ) -> Any:
-    """Turn a name, a subclass or an instance of `base` into an instance of `base`.
+    """Turn a name, a subclass or an instance of `base` into a new instance of `base`, which is no one else's.
 
     Parameters
     ----------
@@ -135,7 +152,7 @@ def resolve(
                 f"`{name}` is an instance, so `{name}__{next(iter(keywords))}` cannot be applied to it; "
                 "set the value on the instance or pass the class instead."
             )
-        return value
+        return copy.deepcopy(value)
     if isinstance(value, type) and issubclass(value, base):
         factory: Callable[..., Any] = value
     elif isinstance(value, str):
@@ -151,7 +168,7 @@ def resolve(
 
 def as_call(instance: object) -> str:
     """Return an instance as the call that makes it, with the arguments that differ from their defaults."""
-    parameters = inspect.signature(type(instance)).parameters.values()
+    parameters = parameters_of(type(instance)).values()
     values = [(p.name, vars(instance).get(p.name, p.default), p.default) for p in parameters]
     changed = [f"{name}={value!r}" for name, value, default in values if value != default]
     return f"{type(instance).__name__}({', '.join(changed)})"

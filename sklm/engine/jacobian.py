@@ -72,7 +72,8 @@ class ModuleFunction:
     """
 
     def __init__(self, module: nn.Module, jacobian: str = "auto") -> None:
-        self.module, self.modules = module, list(module.modules())
+        named = list(module.named_modules())
+        self.module, self.modules = module, [part for _, part in named]
         self.jacobian = check_choice("jacobian", jacobian, ["auto", "layerwise", "functional"])
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         if not self.parameters:
@@ -93,8 +94,8 @@ class ModuleFunction:
         order = {id(p): i for i, p in enumerate(self.parameters.values())}
         found = [
             (path, owner._parameters, name, order[id(p)])
-            for path, owner in module.named_modules()
-            for name, p in owner.named_parameters(recurse=False)
+            for path, owner in named
+            for name, p in owner._parameters.items()  # `named_parameters` leaves out a second name in one module
             if id(p) in order
         ]
         self.places = [(f"{path}.{name}" if path else name, i) for path, _, name, i in found]

@@ -31,7 +31,6 @@ The module is evaluated functionally; its parameters are written once, when a st
 
 from __future__ import annotations
 
-import copy
 import math
 import operator
 import secrets
@@ -248,12 +247,12 @@ class LevenbergMarquardt(torch.optim.Optimizer):
     ) -> None:
         self.function = ModuleFunction(module, jacobian)
         like = next(iter(self.function.parameters.values()))
-        self.criterion: Loss = copy.deepcopy(resolve_loss(criterion)).to(device=like.device, dtype=like.dtype)
-        self.damping: Damping = copy.deepcopy(resolve_damping(damping))
+        self.criterion: Loss = resolve_loss(criterion).to(device=like.device, dtype=like.dtype)
+        self.damping: Damping = resolve_damping(damping)
         self.is_curve = all(p.ndim < 2 for p in self.function.parameters.values())
         if self.damping.scaling == "auto" and not self.is_curve:
             self.damping.scaling = "max"
-        self.selection: Selection | None = copy.deepcopy(resolve_selection(selection))
+        self.selection: Selection | None = resolve_selection(selection)
         self.solver = check_choice(
             "solver",
             solver,
