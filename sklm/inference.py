@@ -189,19 +189,16 @@ class _Curvature:
         self.loss, scale = plain_form(problem.criterion, self.n_outputs)
         self.has_residuals = isinstance(self.loss, Elementwise)
         self.free = self._free()
+        self.held = (~self.free).nonzero()[:, 0].tolist()
         self.slope, self.n_curved = 1.0, math.inf
-        root = problem.weights.sqrt()[:, None, None]
-        if self.has_residuals:
-            if not isinstance(self.loss, SquaredError):
-                self.slope, self.n_curved = self._mean_slope()
+        if self.has_residuals and not isinstance(self.loss, SquaredError):
+            self.slope, self.n_curved = self._mean_slope()
             scale *= self.slope if self.slope > 0 else 1.0
-            factor = root * torch.eye(self.n_outputs).to(outputs)
-        else:
-            factor = root * self.loss.ggn(outputs, targets)[1]
-        known = problem.triangle if isinstance(self.loss, SquaredError) and self.free.all() else None
-        self.triangle = self.reduced(factor) if known is None else known
-        penalized = function.penalized[self.free].to(theta)
-        self.penalty = problem.alpha / scale * penalized
+        known = problem.triangle if isinstance(self.loss, SquaredError) and not self.held else None
+        self.triangle = self.reduced(self._factor()) if known is None else known
+        self.penalty = theta.new_zeros(len(theta) - len(self.held))
+        if problem.alpha:
+            self.penalty = problem.alpha / scale * function.penalized[self.free].to(theta)
         self._invert()
 
     def _free(self) -> Tensor:
@@ -212,6 +209,13 @@ class _Curvature:
             lower, upper = box.select(None, self.theta)
             free = (self.theta > lower) & (self.theta < upper)
         return free
+
+    def _factor(self) -> Tensor:
+        """Return the factors whose rows with the Jacobian have the curvature of the loss as their Gram matrix."""
+        root = self.problem.weights.sqrt()[:, None, None]
+        if self.has_residuals:
+            return root * torch.eye(self.n_outputs).to(self.outputs)
+        return root * self.loss.ggn(self.outputs, self.targets)[1]
 
     def reduced(self, factor: Tensor) -> Tensor:
         """Return the triangle of the rows factor_i J_i over the free parameters."""
@@ -264,7 +268,7 @@ class _Curvature:
 
     def summarize(self, kind: str) -> Inference:
         problem, n_samples = self.problem, self.n_samples
-        n_params = self.n_effective + float((~self.free).sum())  # one at a bound was fitted too
+        n_params = self.n_effective + len(self.held)  # one at a bound was fitted too
         dof = n_samples - n_params / self.n_outputs
         if dof <= NO_DOF * n_samples:
             dof = 0.0
@@ -319,7 +323,7 @@ class _Curvature:
 
     def _over_all(self, values: Tensor, fill: float = 0.0) -> Tensor:
         """Return numbers for the free parameters as numbers for all, with `fill` for those that a bound holds."""
-        if values.shape[-1] == len(self.theta):
+        if not self.held:
             return values
         full = values.new_full((*values.shape[:-1], len(self.theta)), fill)
         full[..., self.free] = values
@@ -346,10 +350,8 @@ class _Curvature:
 
     def _missing(self, names: list[str], dof: float, is_finite: bool) -> tuple[dict[str, str], list[str]]:
         """Return why parameters have no standard error, and sentences about those that are not told apart."""
-        reasons = {}
+        reasons = {names[i]: f"at its bound {float(self.theta[i])!r}" for i in self.held}
         positions = self.free.nonzero()[:, 0].tolist()
-        for i in (~self.free).nonzero()[:, 0].tolist():
-            reasons[names[i]] = f"at its bound {float(self.theta[i])!r}"
         sentences = []
         for direction in self.null.T:
             members = [names[positions[i]] for i in (direction.abs() > SHARE).nonzero()[:, 0].tolist()]

@@ -225,8 +225,9 @@ def test_subclasses_and_instances():
     assert isinstance(resolve_damping(Fixed), Fixed)
     assert resolve_damping(Fixed, {"initial": 3.0}).value == 3.0
     instance = Fixed(initial=2.0)
-    assert resolve_damping(instance) is instance
-    assert replay(instance, [1.0, R]) == [2.0, 14.0]
+    resolved = resolve_damping(instance)
+    assert replay(resolved, [1.0, R]) == [2.0, 14.0]
+    assert instance.value == 2.0  # the copy has moved
 
 
 @pytest.mark.parametrize(

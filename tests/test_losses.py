@@ -846,9 +846,12 @@ def test_names_classes_and_instances(criterion, keywords, kind, attributes):
     assert keywords == before
 
 
-def test_a_loss_instance_is_taken_as_it_is():
+def test_a_loss_instance_is_copied():
     loss = Huber(delta=2.0)
-    assert resolve_loss(loss) is loss
+    resolved = resolve_loss(loss)
+    assert resolved is not loss
+    assert isinstance(resolved, Huber)
+    assert resolved.delta == 2.0
 
 
 @pytest.mark.parametrize(

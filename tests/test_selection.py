@@ -158,11 +158,13 @@ def test_names_and_classes(given_, keywords, kind, attributes):
     assert {name: getattr(resolved, name) for name in attributes} == attributes
 
 
-def test_none_and_instances_stay_what_they_are():
+def test_none_stays_none_and_instances_are_copied():
     instance = First(count=4)
     assert resolve_selection(None) is None
-    assert resolve_selection(instance) is instance
-    assert instance.steps_per_sweep(SIZES) == 1
+    resolved = resolve_selection(instance)
+    assert resolved is not instance
+    assert resolved.count == 4
+    assert resolved.steps_per_sweep(SIZES) == 1
 
 
 @pytest.mark.parametrize(

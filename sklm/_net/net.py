@@ -182,14 +182,14 @@ class LMNet(WithParts):
     def on_epoch_begin(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
         """Open a new epoch in the history."""
         super().on_epoch_begin(net, dataset_train=dataset_train, dataset_valid=dataset_valid, **kwargs)
+        n_batches = 1
         if not self._on_all_rows:  # batches that have grown stay so when a fit goes on with as many rows
             begin = [self.batch_size, len(dataset_train)]
             if not self._run.n_epochs and len(self.history) > 1:
                 self._run.is_new = self.history[-2].get("first_batch_size") != begin
             self.history.record("first_batch_size", begin)
-        batches = self.get_iterator(dataset_train, training=True)
-        n_batches = len(batches)
-        if not self._on_all_rows:
+            batches = self.get_iterator(dataset_train, training=True)
+            n_batches = len(batches)
             self.history.record("batch_size", batches.batch_size)
             self.history.record("growth", self._growth_so_far())
         self._run.on_all = n_batches == 1
