@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from sklm.curves import Curve
+from sklm.curves.formula import FUNCTIONS, N_ARGUMENTS
 from sklm.engine.jacobian import ModuleFunction
 
 X = torch.linspace(0.1, 2, 12, dtype=torch.float64)[:, None]
@@ -89,3 +91,27 @@ def test_samples_for_which_copies_fail_take_the_other_way():
     plain = ModuleFunction(Scalars(ELEMENTWISE["of a column"]))
     expected = torch.cat(list(plain.rows(vector, None, X, factor, chunk=12)))
     torch.testing.assert_close(rows, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_function_of_a_formula_works_element_by_element(name):
+    others = ", 0.7" * (N_ARGUMENTS.get(name, 1) - 1)
+    curve = Curve(f"a * {name}(0.9 - b * x{others}) + (x > b) / a", a=0.8, b=0.3)
+    assert curve.is_elementwise
+    function = ModuleFunction(curve)
+    vector = function.vector()
+    rows = torch.cat(list(function.rows(vector, None, X, X.new_ones(12, 1, 1), chunk=5)))[:, 0]
+    assert function.method == "scalar"
+    torch.testing.assert_close(rows, jacobian_by_autograd(function, vector), rtol=1e-12, atol=1e-14, equal_nan=True)
+
+
+def test_a_function_and_a_subclass_do_not_say_that_they_work_element_by_element():
+    class Centered(Curve):
+        def evaluate(self, X, parameters):
+            value = super().evaluate(X, parameters)
+            return value - value.mean()
+
+    assert not Curve(lambda x, a: a * x, a=1.0).is_elementwise
+    curve = Centered("a * x", a=1.0)
+    assert not curve.is_elementwise
+    assert ModuleFunction(curve).scalars.works is None

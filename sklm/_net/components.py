@@ -235,7 +235,7 @@ class WithParts(WithData):
         with evaluating(self.module_), torch.no_grad(), preserved_rng(self.device_):
             outputs = check_output(call_module(self.module_, map_tensors(torch.clone, batch[0]))).to(self.dtype_)
             flat = flat_output(outputs, n_probe)
-            if not isinstance(self.module, str):  # a formula holds no function that mixes rows
+            if not getattr(self.module_, "is_elementwise", False):
                 self._check_samples_apart(self.module_, batch[0], outputs, data.targets)
         return flat
 

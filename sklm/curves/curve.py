@@ -53,6 +53,8 @@ class Curve(nn.Module):
         Columns of X that the curve uses, in the order in which it takes them.
     parameter_bounds : dict of str to (lower, upper)
         Bounds of the parameters that are not fixed.
+    is_elementwise : bool
+        Whether it is a formula, which computes every row from that row alone. A subclass may do something else.
 
     Raises
     ------
@@ -123,6 +125,10 @@ class Curve(nn.Module):
     @property
     def parameter_bounds(self) -> dict[str, tuple[float, float]]:
         return {name: box for name, box in self._box.items() if self._parameters[name].requires_grad}  # type: ignore[union-attr]
+
+    @property
+    def is_elementwise(self) -> bool:
+        return type(self) is Curve and isinstance(self._source, Formula)
 
     def extra_repr(self) -> str:
         return self._source.text if isinstance(self._source, Formula) else _text(self._source)

@@ -3,9 +3,9 @@
 The text is parsed by `ast` and every node must be on the list below: numbers, names, arithmetic, comparisons and calls
 of the functions in `FUNCTIONS` (exp, expm1, log, log10, log1p, log2, sqrt, square, power, abs, sign, sin, cos, tan,
 arcsin, arccos, arctan, arctan2, sinh, cosh, tanh, arcsinh, arccosh, arctanh, sinc, erf, erfc, expit, softplus, gammaln,
-hypot, logaddexp, heaviside, maximum, minimum, clip, floor, ceil, where; torch's names too). The one constant is pi. The
-tree is then walked node by node, so nothing else can happen, whoever wrote the
-text.
+hypot, logaddexp, heaviside, maximum, minimum, clip, floor, ceil, where; torch's names too). The one constant is pi.
+Every node then becomes a function of the values that calls those of its parts, so nothing else can happen, whoever
+wrote the text. All of them work element by element.
 """
 
 from __future__ import annotations
@@ -122,6 +122,7 @@ OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }
+Value = Callable[[Mapping[str, Tensor], Tensor], Any]
 HINTS: dict[type[ast.AST], str] = {
     ast.BitXor: "for a power write ** instead of ^",
     ast.BitAnd: "for two conditions multiply them: (x > 0) * (x < 1)",
@@ -173,7 +174,7 @@ class Formula:
         self.text = text
         self._shown = repr(text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "...")
         try:
-            self._body = ast.parse(text.strip(), mode="eval").body
+            body = ast.parse(text.strip(), mode="eval").body
         except SyntaxError as error:
             hint = "write * for a product"
             if re.search(r"\.[*/^]", text):
@@ -191,7 +192,8 @@ class Formula:
         except (RecursionError, MemoryError):
             raise self._too_deep() from None
         self.names: list[str] = []
-        self._check(self._body, 0)
+        self._check(body, 0)
+        self._value = _compiled(body)
 
     def __reduce__(self) -> tuple[Callable[[str], Formula], tuple[str]]:
         return parsed, (self.text,)
@@ -258,36 +260,55 @@ class Formula:
 
     def __call__(self, values: Mapping[str, Tensor], like: Tensor) -> Any:
         """Return the value of the formula; `like` gives dtype and device of its numbers."""
-        return self._value(self._body, values, like)
+        return self._value(values, like)
 
-    def _value(self, node: Any, values: Mapping[str, Tensor], like: Tensor) -> Any:
-        def value(part: ast.AST) -> Any:
-            return self._value(part, values, like)
 
-        def tensor(number: Any) -> Tensor:
-            if isinstance(number, Tensor):
-                return number
-            return torch.as_tensor(number, dtype=like.dtype, device=like.device)
+def _compiled(node: Any) -> Value:
+    """Return the function of the values and of `like` that a checked node stands for."""
+    if isinstance(node, ast.Constant):
+        number: Any = node.value
+        if number > 2**31:  # torch has no longer integers
+            number = float(number)
+        return lambda values, like: number
+    if isinstance(node, ast.Name):
+        name = node.id
+        return (lambda values, like: CONSTANTS[name]) if name in CONSTANTS else lambda values, like: values[name]
+    if isinstance(node, ast.BinOp):
+        return _compiled_operation(OPERATORS[type(node.op)], node)
+    if isinstance(node, ast.UnaryOp):
+        sign, part = OPERATORS[type(node.op)], _compiled(node.operand)
+        return lambda values, like: sign(part(values, like))
+    if isinstance(node, ast.Compare):
+        parts = [_compiled(node.left), *map(_compiled, node.comparators)]
+        operators = [OPERATORS[type(op)] for op in node.ops]
 
-        if isinstance(node, ast.Constant):
-            number: Any = node.value
-            return float(number) if number > 2**31 else number  # torch has no longer integers
-        if isinstance(node, ast.Name):
-            return values[node.id] if node.id in values else CONSTANTS[node.id]
-        if isinstance(node, ast.BinOp):
-            left, right = value(node.left), value(node.right)
-            if not isinstance(left, Tensor) and (not isinstance(right, Tensor) or isinstance(node.op, ast.Div)):
-                left = tensor(left)  # no huge integers or exceptions of Python; and torch takes 3 / x for 3 * (1 / x)
-            return OPERATORS[type(node.op)](left, right)
-        if isinstance(node, ast.UnaryOp):
-            return OPERATORS[type(node.op)](value(node.operand))
-        if isinstance(node, ast.Compare):
-            parts = [value(node.left), *map(value, node.comparators)]
-            holds = tensor(1.0)
-            for op, left, right in zip(node.ops, parts[:-1], parts[1:], strict=True):
-                holds = holds * OPERATORS[type(op)](left, right)
+        def compared(values: Mapping[str, Tensor], like: Tensor) -> Any:
+            found = [part(values, like) for part in parts]
+            holds = _tensor(1.0, like)
+            for op, left, right in zip(operators, found[:-1], found[1:], strict=True):
+                holds = holds * op(left, right)
             return holds
-        return FUNCTIONS[node.func.id](*(tensor(value(argument)) for argument in node.args))
+
+        return compared
+    function, arguments = FUNCTIONS[node.func.id], [_compiled(argument) for argument in node.args]
+    return lambda values, like: function(*[_tensor(argument(values, like), like) for argument in arguments])
+
+
+def _compiled_operation(operator: Callable[..., Any], node: ast.BinOp) -> Value:
+    left, right = _compiled(node.left), _compiled(node.right)
+    divides = isinstance(node.op, ast.Div)
+
+    def value(values: Mapping[str, Tensor], like: Tensor) -> Any:
+        one, other = left(values, like), right(values, like)
+        if not isinstance(one, Tensor) and (divides or not isinstance(other, Tensor)):
+            one = _tensor(one, like)  # no huge integers or exceptions of Python; and torch takes 3 / x for 3 * (1 / x)
+        return operator(one, other)
+
+    return value
+
+
+def _tensor(number: Any, like: Tensor) -> Tensor:
+    return number if isinstance(number, Tensor) else torch.as_tensor(number, dtype=like.dtype, device=like.device)
 
 
 @functools.lru_cache(maxsize=128)

@@ -105,7 +105,9 @@ class ModuleFunction:
         self._was_forward = False  # the last time
         self._gram_works = True
         self._all_scalar = all(p.ndim == 0 for p in self.parameters.values())
-        self.scalars = ScalarJacobian() if self._all_scalar and jacobian != "functional" else None
+        self.scalars: ScalarJacobian | None = None
+        if self._all_scalar and jacobian != "functional":
+            self.scalars = ScalarJacobian(is_elementwise=getattr(module, "is_elementwise", False))
         self.layerwise: LayerwiseJacobian | None = None
         # parameters and inputs of the last `outputs`, and the records of its chunks by their first sample
         self._kept: tuple[Tensor, Any, int, dict[int, Any]] | None = None

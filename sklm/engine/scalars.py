@@ -2,7 +2,8 @@
 
 Give every sample its own copy of each parameter: theta_j becomes a tensor with n equal numbers. The output of sample i
 then depends on the i-th copies alone, so the gradient of the sum of all outputs holds every df_i / dtheta_j. This needs
-a module that works element by element; whether it does is seen on the first use, by comparing some rows.
+a module that works element by element; one that does not say so itself (`is_elementwise`) is tried on the first use, by
+comparing some rows.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ class ScalarJacobian:
     Attributes
     ----------
     works : bool or None
-        None before the first use.
+        None before the first use, unless the module says itself that it works so.
     """
 
-    def __init__(self) -> None:
-        self.works: bool | None = None
+    def __init__(self, *, is_elementwise: bool = False) -> None:
+        self.works: bool | None = is_elementwise or None
         self._shape: tuple[int, ...] = (-1,)  # of a copy: (n,), or (n, 1) for a module that keeps the column of X
 
     def forward(self, call: Call, vector: Tensor, inputs: Any, n_samples: int) -> Copies | None:
