@@ -49,8 +49,8 @@ class Uncertainty(LMNet):
             self._training_rows = kept_rows(self._run.train)
             self.__dict__.pop("_inferred", None)
 
-    def _problem(self) -> Problem:
-        """Return module and training rows in float64."""
+    def _problem(self, module: Any = None) -> Problem:
+        """Return module (by default a copy of the fitted one) and training rows in float64."""
         check_is_fitted(self, "module_")
         data = self.__dict__.get("_training_rows")
         if data is None:
@@ -58,9 +58,9 @@ class Uncertainty(LMNet):
                 "there is no uncertainty without the training rows, which are not kept above "
                 f"{KEPT_BYTES / 2**20:g} MiB, of a Dataset or a memmap, nor by `load_params`; fit to fewer rows."
             )
-        module, device = self._module_in_float64()
-        criterion = self.criterion_
-        if module is not self.module_:
+        device, criterion = self.device_, self.criterion_
+        if module is None:
+            module, device = self._module_in_float64()
             criterion = copy.deepcopy(criterion).to(device, torch.float64)
         targets = inference.to_float64(data.targets, device)
         weights = torch.ones(len(data), dtype=torch.float64, device=device)
@@ -88,25 +88,20 @@ class Uncertainty(LMNet):
         return triangle * math.sqrt(total) if torch.equal(theta, now) else None
 
     def _module_in_float64(self) -> tuple[Any, torch.device]:
-        """Return a module to evaluate, in float64, and its device: the CPU for MPS, which has no float64.
-
-        It is the fitted one where that is a curve in float64, which nothing changes in evaluation; else a copy.
-        """
+        """Return a copy of the module for exact derivatives, and its device: the CPU for MPS, which has no float64."""
         device = torch.device("cpu") if self.device_.type == "mps" else self.device_
-        module = self.module_
-        if isinstance(module, Curve) and self.dtype_ == torch.float64 and not module.training:
-            return module, device
-        return copy.deepcopy(module).to(device, torch.float64).eval(), device
+        return copy.deepcopy(self.module_).to(device, torch.float64).eval(), device
 
     def _weights(self) -> torch.Tensor | None:
         """Return the weights of the training rows, None without."""
         return None if self._training_rows is None else self._training_rows.weights
 
-    def _infer(self) -> Inference:
+    def _infer(self, module: Any = None) -> Inference:
+        """Return the inference of the fit; a `module` in float64 is evaluated itself, with its parameters replaced."""
         settings = self._kind()
         kept = self.__dict__.get("_inferred")
         if kept is None or kept[0] != settings:
-            kept = settings, inference.infer(self._problem(), self.covariance)
+            kept = settings, inference.infer(self._problem(module), self.covariance)
             self.__dict__["_inferred"] = kept
         found: Inference = kept[1]
         return found
@@ -366,7 +361,9 @@ class Uncertainty(LMNet):
         """Say in `message_` what the curvature of a curve tells: bounds reached, parameters not told apart."""
         if not self.optimizer_.is_curve or self._training_rows is None or not inference.has_covariance(self.criterion_):
             return
-        found = self._infer()
+        # within `fit` nobody else uses the module, which therefore needs no copy
+        is_exact = isinstance(self.module_, Curve) and self.dtype_ == torch.float64
+        found = self._infer(self.module_ if is_exact else None)
         remarks = [f"{name} is {why}" for name, why in found.reasons.items() if why.startswith("at its bound")]
         remarks += [
             f"parameters {one} and {other} are hardly separately identifiable (correlation {value:.5f})"

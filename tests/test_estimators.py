@@ -1564,3 +1564,18 @@ def test_early_stopping_waits_anew_after_the_batches_have_grown():
     sizes = model.history_[:, "batch_size"]
     assert model.message_.startswith("Stopped early")
     assert sizes.count(sizes[-1]) > 3
+
+
+def test_a_function_that_is_edited_in_place_is_read_again():
+    """As IPython's autoreload does it."""
+
+    def edited(n_features_in, width=2):
+        return nn.Sequential(nn.Linear(n_features_in, width), nn.Linear(width, 1))
+
+    def factory(n_features_in):
+        return nn.Linear(n_features_in, 1)
+
+    table, y = np.linspace(0, 1, 9)[:, None], np.linspace(0, 2, 9)
+    LMRegressor(factory).fit(table, y)
+    factory.__code__, factory.__defaults__ = edited.__code__, edited.__defaults__
+    assert len(LMRegressor(factory, module__width=3).fit(table, y).module_) == 2

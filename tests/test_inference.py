@@ -7,6 +7,7 @@ import io
 import pickle
 import re
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import lmfit
@@ -1108,3 +1109,13 @@ def test_outliers_leave_the_prediction_of_a_robust_fit_alone():
     assert model.residual_variance_ == pytest.approx(clean.residual_variance_, rel=0.5)
     assert np.isnan(model.aic_)
     assert np.isnan(model.bic_)
+
+
+def test_errors_of_predictions_in_threads():
+    model = Regressor(DECAY).fit(x[:, None], DECAY_Y)
+    expected, parameters = model.predict(x[:, None], return_std=True), model.parameters_
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: model.predict(x[:, None], return_std=True), range(100)))
+    for pair in found:
+        assert_array_equal(pair, expected)
+    assert model.parameters_ == parameters

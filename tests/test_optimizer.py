@@ -1149,6 +1149,17 @@ def test_state_dict_is_a_snapshot():
         assert torch.equal(now, value) if isinstance(value, Tensor) else now == value
 
 
+def test_a_loss_of_the_caller_that_changes_later_is_not_the_one_of_the_optimizer():
+    x, y = draw(20, 2), draw(20)
+    loss = Huber(delta=0.5)
+    changed, kept = (LevenbergMarquardt(nn.Linear(2, 1).double(), given) for given in (loss, Huber(delta=0.5)))
+    kept.module.load_state_dict(changed.module.state_dict())
+    for _ in range(3):
+        found, expected = changed.step(x, y), kept.step(x, y)
+        loss.delta *= 2
+        assert found.loss == expected.loss
+
+
 def test_the_damping_instance_of_the_caller_is_not_changed():
     damping = NielsenDamping(initial=0.5)
     before = damping.state_dict()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import difflib
+import functools
 import inspect
 import math
 import numbers
@@ -33,13 +33,13 @@ _PARAMETERS = weakref.WeakKeyDictionary()
 
 
 def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of a callable by name; they are looked up once, as every fit asks for them."""
-    with contextlib.suppress(KeyError, TypeError):  # TypeError: of one that cannot be hashed
-        return _PARAMETERS[function]
-    found = inspect.signature(function).parameters
-    with contextlib.suppress(TypeError):
-        _PARAMETERS[function] = found
-    return found
+    """Return the parameters of a callable by name; of ours they are looked up once, as every fit asks for them."""
+    kind = function.func if isinstance(function, functools.partial) else function
+    if not str(getattr(kind, "__module__", "")).startswith("sklm."):
+        return inspect.signature(function).parameters  # it may have been edited, as by IPython's autoreload
+    if function not in _PARAMETERS:
+        _PARAMETERS[function] = inspect.signature(function).parameters
+    return _PARAMETERS[function]
 
 
 def did_you_mean(name: str, choices: Iterable[str], others: Mapping[str, str] | None = None) -> str:

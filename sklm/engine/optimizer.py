@@ -157,7 +157,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
     criterion : str, torch loss or sklm.losses.Loss, default="squared_error"
         The loss: a name (``"squared_error"``, ``"absolute_error"``, ``"huber"``, ``"soft_l1"``, ``"cauchy"``,
         ``"poisson"``, ``"log_loss"``), a torch loss class or instance, or a `sklm.losses.Loss` class or instance.
-        An instance of ours is not copied, unless it has tensors to be moved.
+        An instance is copied.
     lr : float in (0, 2), default=1.0
         Step length; the full step is 1.
     damping : {"nielsen", "standard", "fletcher"} or sklm.damping.Damping, default="nielsen"
@@ -248,7 +248,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
     ) -> None:
         self.function = ModuleFunction(module, jacobian)
         like = next(iter(self.function.parameters.values()))
-        self.criterion = self._own_loss(criterion, like)
+        self.criterion: Loss = resolve_loss(criterion).to(device=like.device, dtype=like.dtype)
         self.damping: Damping = resolve_damping(damping)
         self.is_curve = all(p.ndim < 2 for p in self.function.parameters.values())
         if self.damping.scaling == "auto" and not self.is_curve:
@@ -294,15 +294,6 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if self.param_groups:
             raise ValueError("LevenbergMarquardt moves all parameters of its module in one group; use `selection`.")
         self.param_groups.append(self.defaults | param_group)  # torch's own imports its compiler first: a second
-
-    @staticmethod
-    def _own_loss(criterion: Any, like: Tensor) -> Loss:
-        """Return the loss for tensors like `like`: the given one if its own tensors are like that, else another."""
-        if isinstance(criterion, Loss):
-            tensors = [*criterion.parameters(), *criterion.buffers()]
-            if all((t.device, t.dtype) == (like.device, like.dtype) for t in tensors):
-                return criterion
-        return resolve_loss(criterion).to(device=like.device, dtype=like.dtype)
 
     @property
     def module(self) -> nn.Module:
