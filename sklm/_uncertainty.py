@@ -49,8 +49,8 @@ class Uncertainty(LMNet):
             self._training_rows = kept_rows(self._run.train)
             self.__dict__.pop("_inferred", None)
 
-    def _problem(self, module: Any = None) -> Problem:
-        """Return module (by default a copy of the fitted one) and training rows in float64."""
+    def _problem(self, *, is_ours: bool = False) -> Problem:
+        """Return a copy of the module, or with `is_ours` the fitted one, and the training rows in float64."""
         check_is_fitted(self, "module_")
         data = self.__dict__.get("_training_rows")
         if data is None:
@@ -58,8 +58,8 @@ class Uncertainty(LMNet):
                 "there is no uncertainty without the training rows, which are not kept above "
                 f"{KEPT_BYTES / 2**20:g} MiB, of a Dataset or a memmap, nor by `load_params`; fit to fewer rows."
             )
-        device, criterion = self.device_, self.criterion_
-        if module is None:
+        module, device, criterion = self.module_, self.device_, self.criterion_
+        if not is_ours:
             module, device = self._module_in_float64()
             criterion = copy.deepcopy(criterion).to(device, torch.float64)
         targets = inference.to_float64(data.targets, device)
@@ -96,12 +96,13 @@ class Uncertainty(LMNet):
         """Return the weights of the training rows, None without."""
         return None if self._training_rows is None else self._training_rows.weights
 
-    def _infer(self, module: Any = None) -> Inference:
-        """Return the inference of the fit; a `module` in float64 is evaluated itself, with its parameters replaced."""
+    def _infer(self, *, is_ours: bool = False) -> Inference:
+        """Return the inference of the fit; with `is_ours` the fitted module is in float64, and evaluated itself."""
         settings = self._kind()
         kept = self.__dict__.get("_inferred")
         if kept is None or kept[0] != settings:
-            kept = settings, inference.infer(self._problem(module), self.covariance)
+            function = self.optimizer_.function if is_ours else None
+            kept = settings, inference.infer(self._problem(is_ours=is_ours), self.covariance, function)
             self.__dict__["_inferred"] = kept
         found: Inference = kept[1]
         return found
@@ -362,8 +363,7 @@ class Uncertainty(LMNet):
         if not self.optimizer_.is_curve or self._training_rows is None or not inference.has_covariance(self.criterion_):
             return
         # within `fit` nobody else uses the module, which therefore needs no copy
-        is_exact = isinstance(self.module_, Curve) and self.dtype_ == torch.float64
-        found = self._infer(self.module_ if is_exact else None)
+        found = self._infer(is_ours=isinstance(self.module_, Curve) and self.dtype_ == torch.float64)
         remarks = [f"{name} is {why}" for name, why in found.reasons.items() if why.startswith("at its bound")]
         remarks += [
             f"parameters {one} and {other} are hardly separately identifiable (correlation {value:.5f})"

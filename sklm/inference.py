@@ -157,9 +157,9 @@ def has_covariance(criterion: Loss) -> bool:
     return isinstance(plain, Elementwise) or plain._has_ggn()
 
 
-def infer(problem: Problem, kind: str) -> Inference:
-    """Return the inference of kind ``"classical"`` or ``"sandwich"``, see the module text."""
-    function = ModuleFunction(problem.module)
+def infer(problem: Problem, kind: str, function: ModuleFunction | None = None) -> Inference:
+    """Return the inference of kind ``"classical"`` or ``"sandwich"``, see the module text; `function` of the module."""
+    function = function or ModuleFunction(problem.module)
     if function.n_params > MAX_PARAMS:
         raise ValueError(
             f"the covariance of {function.n_params} parameters does not fit; there may be at most {MAX_PARAMS}. Use a "
