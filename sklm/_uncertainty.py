@@ -20,7 +20,7 @@ from sklm._report import HIGH_CORRELATION, Summary
 from sklm.curves import Curve
 from sklm.engine._checks import check_choice, check_integer, check_real
 from sklm.engine.inputs import count_samples
-from sklm.engine.losses import Elementwise, plain_form
+from sklm.engine.losses import Elementwise, SquaredError, plain_form
 from sklm.inference import Inference, Problem
 
 NEARLY_ONE = 0.9999  # correlation from which `message_` names a pair
@@ -80,9 +80,11 @@ class Uncertainty(LMNet):
 
     def _triangle(self, module: Any, total: float) -> torch.Tensor | None:
         """Return R of the rows sqrt(w_i) J_i where the last step has left it for the parameters of the module."""
-        left = self.optimizer_.triangle
+        left, criterion = self.optimizer_.triangle, self.criterion_
         if left is None or left[1].dtype != torch.float64 or not self._on_all_rows:
             return None
+        if type(criterion) is not SquaredError or criterion.curvature != "ggn":
+            return None  # its rows are not those of J
         theta, triangle = left
         now = torch.cat([p.detach().reshape(-1) for p in module.parameters() if p.requires_grad])
         return triangle * math.sqrt(total) if torch.equal(theta, now) else None

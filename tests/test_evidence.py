@@ -1,6 +1,7 @@
 """The penalty by the evidence, against scikit-learn's BayesianRidge and closed forms."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sklearn.datasets import load_diabetes, load_iris
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import BayesianRidge
 from sklearn.model_selection import GridSearchCV
+from torch import nn
 
 from sklm import LevenbergMarquardt, LMClassifier, LMRegressor
 from sklm.engine.losses import CrossEntropy
@@ -351,3 +353,20 @@ def test_evidence_of_two_hidden_layers_has_no_spikes():
     evidence = np.array(model.history_[:, "log_evidence"])
     assert (evidence[1:-1] - np.maximum(evidence[2:], evidence[:-2])).max() < 30
     assert model.score(X, y) > 0.95
+
+
+def test_poisson_of_torch_with_two_outputs():
+    """The mean over outputs is a likelihood divided by their number; counts near 20 have a loss below 0."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 2))
+    y = rng.poisson(np.exp(3 + np.stack([X[:, 0], -X[:, 1]], 1) / 4))
+    module = {"module__hidden_layer_sizes": (3,), "random_state": 0, "alpha": "bayes", "max_epochs": 15}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fits = [
+            LMRegressor(criterion=nn.PoissonNLLLoss(reduction=reduction), **module).fit(X, y)
+            for reduction in ("sum", "mean")
+        ]
+    np.testing.assert_allclose(fits[1].n_effective_, fits[0].n_effective_, rtol=1e-6)
+    np.testing.assert_allclose(fits[1].predict(X), fits[0].predict(X), rtol=1e-6)
+    np.testing.assert_allclose(fits[1].alpha_, fits[0].alpha_ / 2, rtol=1e-6)

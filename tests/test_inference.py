@@ -26,6 +26,7 @@ from torch.utils.data import Subset
 
 from sklm import LMRegressor as Regressor
 from sklm import curve
+from sklm.losses import SquaredError
 
 RTOL = 1e-6
 RNG = np.random.default_rng(20240607)
@@ -1119,3 +1120,14 @@ def test_errors_of_predictions_in_threads():
     for pair in found:
         assert_array_equal(pair, expected)
     assert model.parameters_ == parameters
+
+
+@pytest.mark.parametrize("kind", ["classical", "sandwich"])
+@pytest.mark.parametrize("criterion", [nn.MSELoss, nn.MSELoss(reduction="sum"), SquaredError(curvature="sqrt")])
+@pytest.mark.parametrize("n_outputs", [1, 3])
+def test_squared_errors_have_the_same_standard_errors(criterion, kind, n_outputs):
+    y = DECAY_Y if n_outputs == 1 else np.stack([DECAY_Y, DECAY_Y[::-1], DECAY_Y**2], 1)
+    one = curve(lambda x, a, b: a * torch.exp(-b * x) if n_outputs == 1 else torch.stack([a * x, b * x, a + b * x], 1))
+    fits = [Regressor(one, criterion=c, covariance=kind).fit(x[:, None], y) for c in ("squared_error", criterion)]
+    errors = [list(fit.standard_errors_.values()) for fit in fits]
+    assert_allclose(errors[1], errors[0], rtol=1e-4)  # "sqrt" is slower, so its fit is not as close

@@ -863,3 +863,55 @@ def test_forward_mode_is_not_taken_where_samples_mix():
     alone = torch.cat([autograd_jacobian(module, X[i : i + 1]) for i in range(N)])
     torch.testing.assert_close(found, factor @ alone)
     assert function.method == "functional"
+
+
+class Hidden(nn.Module):
+    """Takes parameters from elsewhere than their attributes."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor([0.5]))
+        self.kind, self.held = kind, (self.a, self.b)
+
+    def forward(self, x):
+        a, b = self.held
+        if self.kind == "in part":
+            a = a * self.a
+        if self.kind == "not at all":
+            a, b = self.a, self.b
+        return a * torch.exp(-b * x[:, 0])
+
+
+@pytest.mark.parametrize(("kind", "name"), [("all", "a"), ("in part", "a")])
+def test_parameters_that_would_not_be_replaced(kind, name):
+    with pytest.raises(ValueError, match=rf"takes its parameter {name} from elsewhere .* use the attribute"):
+        ModuleFunction(Hidden(kind).double()).check_reach(draw(4, 1))
+
+
+def test_parameters_that_are_only_kept_elsewhere_too():
+    module = Hidden("not at all").double()
+    before = torch.get_rng_state()
+    ModuleFunction(module).check_reach(draw(4, 1))
+    assert all(p.grad is None for p in module.parameters())
+    assert not torch.equal(before, torch.get_rng_state())  # by `draw` alone
+    for name in ZOO:
+        module, inputs = build(name)
+        ModuleFunction(module).check_reach(inputs)
+
+
+def test_forward_mode_is_not_used_where_it_is_another_derivative():
+    """Forward mode does not know `padding_idx`."""
+
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.factor = nn.Embedding(4, 1, padding_idx=0), nn.Parameter(torch.ones(1))
+
+        def forward(self, words):
+            return self.factor * self.layer(words)[:, :, 0]
+
+    function = ModuleFunction(Padded().double())
+    words = torch.arange(N * 8).reshape(N, 8) % 4
+    rows = all_rows(function, words, torch.eye(8).double().expand(N, -1, -1))
+    assert function.method == "functional"
+    assert not rows[:, :, 1].any()  # of the padding row; the factor comes first

@@ -348,3 +348,82 @@ def test_a_step_goes_on_from_the_loss():
     optimizer.param_groups[0]["alpha"] = 0.0  # what a step goes on from is not the loss with the old penalty
     fit_alone = float(weights @ (module(X)[:, 0].detach() - y).square() / 2 / weights.sum())
     assert optimizer.step(X, y, weights).initial_loss == pytest.approx(fit_alone, rel=1e-12)
+
+
+def inplace(n_inputs, n_hidden):
+    return nn.Sequential(nn.Linear(n_inputs, n_hidden), nn.ReLU(inplace=True), nn.Linear(n_hidden, 1)).double()
+
+
+def last_layer_zero():
+    module = inplace(3, 8)
+    nn.init.zeros_(module[2].weight)
+    return module, torch.randn(40, 3).double(), torch.ones(40).double()
+
+
+def all_units_active_at_first():
+    module = inplace(1, 2)
+    start = {"0.weight": [[-1.0], [-0.8]], "0.bias": [0.1, 1.0], "2.weight": [[0.5, 0.3]], "2.bias": [0.0]}
+    module.load_state_dict({name: torch.tensor(values) for name, values in start.items()})
+    return module, torch.linspace(-2, 2, 40).double()[:, None], torch.ones(40).double()
+
+
+class Autoencoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Linear(3, 2)
+
+    def forward(self, X):
+        return nn.functional.linear(torch.tanh(self.encoder(X)), self.encoder.weight.T)
+
+
+def no_weight_on_first_rows():
+    return Autoencoder().double(), torch.randn(40, 3).double(), (torch.arange(40) > 9).double()
+
+
+class Sorting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+
+    def forward(self, X):
+        order = X[:, 0].argsort(stable=True)
+        return self.net(X[order])[order.argsort()]
+
+
+def sorted_at_first():
+    X = torch.randn(40, 2).double()
+    return Sorting().double(), X[X[:, 0].argsort()], torch.ones(40).double()
+
+
+class Trend(nn.Module):
+    """One parameter in units so large that the rows of all others are small beside its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.trend, self.hidden, self.last = nn.Linear(1, 1), nn.Linear(1, 4), nn.Linear(4, 1)
+
+    def forward(self, X):
+        hidden = torch.tanh(self.hidden(X[:, 1:]))
+        return self.trend(X[:, :1]) + nn.functional.linear(hidden, self.last.weight, self.last.bias)
+
+
+def large_units():
+    X = torch.stack([torch.linspace(1.6e9, 1.7e9, 40), torch.linspace(-1, 1, 40)], 1).double()
+    return Trend().double(), X, torch.ones(40).double()
+
+
+@pytest.mark.parametrize(
+    "case", [last_layer_zero, all_units_active_at_first, no_weight_on_first_rows, sorted_at_first, large_units]
+)
+def test_modules_that_look_layerwise_at_the_start(case):
+    torch.manual_seed(0)
+    module, X, weights = case()
+    function = ModuleFunction(module)
+    vector, eye = function.vector(), torch.eye(function.outputs(function.vector(), X).shape[1]).double()
+    list(function.rows(vector, None, X, weights[:, None, None] * eye, chunk=len(X)))
+    X, vector = X[torch.randperm(len(X))], vector + 0.3 * torch.randn(len(vector)).double()
+    rows = torch.cat(list(function.rows(vector, None, X, eye.expand(len(X), -1, -1), chunk=len(X))))
+    expected = torch.autograd.functional.jacobian(lambda v: function.outputs(v, X), vector)
+    scale = expected.abs().amax((0, 1)).clamp_min(1e-3)
+    torch.testing.assert_close(rows / scale, expected / scale, rtol=1e-9, atol=1e-9)
+    assert not function.layerwise.works

@@ -913,3 +913,13 @@ def test_a_loss_instance_is_copied():
 def test_errors_name_the_parameter_the_rule_and_the_value(criterion, keywords, message):
     with pytest.raises(ValueError, match=message):
         resolve_loss(criterion, keywords)
+
+
+@pytest.mark.parametrize("eps", [1e-8, 0.5])
+def test_poisson_of_torch_with_its_eps(eps):
+    loss = resolve_loss(nn.PoissonNLLLoss(log_input=False, eps=eps))
+    outputs = torch.tensor([[0.0], [0.2], [3.0]], dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([[2.0], [0.0], [4.0]], dtype=torch.float64)
+    residual, factor = loss.ggn(outputs.detach(), targets)
+    (expected,) = torch.autograd.grad(loss.value(outputs, targets).sum(), outputs)
+    torch.testing.assert_close((factor.mT @ residual[:, :, None])[:, :, 0], expected)

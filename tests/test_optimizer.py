@@ -1658,3 +1658,36 @@ def test_acceleration_looks_at_nothing_outside_the_bounds():
     result = run(LevenbergMarquardt(module, acceleration=True, bounds={"b": (0, 2)}), x, 3 * torch.exp(-1.3 * x))
     assert result.status == "converged"
     assert module.b.item() == pytest.approx(1.3, rel=1e-8)
+
+
+@pytest.mark.parametrize("change", ["setting", "loss", "tensor"])
+def test_another_loss_on_the_same_data(change):
+    x, y = draw(30, 2), draw(30, 1)
+    y[0] = 100
+    optimizer = LevenbergMarquardt(
+        nn.Linear(2, 1).double(), WeightedError() if change == "tensor" else Huber(delta=0.1)
+    )
+    for _ in range(3):
+        optimizer.step(x, y)
+    if change == "setting":
+        optimizer.criterion.delta = 5.0
+    elif change == "loss":
+        optimizer.criterion = SquaredError()
+    else:
+        optimizer.criterion.weight.mul_(3)
+    fresh = LevenbergMarquardt(copy.deepcopy(optimizer.module), optimizer.criterion)
+    fresh.damping.load_state_dict(optimizer.damping.state_dict())
+    found, expected = optimizer.step(x, y), fresh.step(x, y)
+    assert (found.initial_loss, found.loss) == (expected.initial_loss, expected.loss)
+
+
+class WeightedError(SquaredError):
+    def __init__(self):
+        super().__init__(curvature="sqrt")
+        self.register_buffer("weight", torch.tensor(1.0))
+
+    def value(self, outputs, targets):
+        return self.weight * super().value(outputs, targets)
+
+    def gradient(self, outputs, targets):
+        return self.weight * super().gradient(outputs, targets)

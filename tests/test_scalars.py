@@ -115,3 +115,15 @@ def test_a_function_and_a_subclass_do_not_say_that_they_work_element_by_element(
     curve = Centered("a * x", a=1.0)
     assert not curve.is_elementwise
     assert ModuleFunction(curve).scalars.works is None
+
+
+def test_one_sample_does_not_tell_the_shape_of_the_copies():
+    """Copies of shape (n,) times a column of shape (n, 1) are a matrix, which shows with two samples."""
+    function = ModuleFunction(Scalars(lambda X, a, b: (a * X + b).sum(1)))
+    vector = function.vector()
+    (row,) = function.rows(vector, None, X[:1], X.new_ones(1, 1, 1), chunk=1)
+    assert function.scalars.works is None
+    rows = torch.cat(list(function.rows(vector, None, X, X.new_ones(12, 1, 1), chunk=12)))[:, 0]
+    expected = jacobian_by_autograd(function, vector)
+    torch.testing.assert_close(row[:, 0], expected[:1])
+    torch.testing.assert_close(rows, expected)

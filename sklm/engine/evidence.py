@@ -66,12 +66,13 @@ def check_alpha(alpha: float | str) -> bool:
 def first_alpha(loss: float, n_matrices: int) -> float:
     """Return an alpha to start from, for the mean loss at the start and the number of weight matrices."""
     share = FIRST_SHARE if n_matrices <= 2 else DEEP_SHARE
-    return 2 * share * loss or 1.0  # with nothing to fit, as for a single class, any does
+    return 2 * share * abs(loss) or 1.0  # a likelihood without its constant may be below 0; with nothing to fit, any
 
 
-def has_dispersion(criterion: Loss) -> bool:
-    """Return whether the noise of the data is estimated, rather than known from the likelihood."""
-    return isinstance(plain_form(criterion, 1)[0], Elementwise)
+def dispersion(criterion: Loss, n_outputs: int) -> float | None:
+    """Return what the loss is a multiple of the likelihood by; None where the noise of the data is estimated."""
+    plain, scale = plain_form(criterion, n_outputs)
+    return None if isinstance(plain, Elementwise) else scale
 
 
 def estimate(
@@ -83,7 +84,7 @@ def estimate(
     loss: float,
     n_outputs: int,
     *,
-    dispersion: bool,
+    dispersion: float | None,
 ) -> Evidence | None:
     """Return what a linearization at theta says, or None where its curvature is not positive definite.
 
@@ -96,8 +97,8 @@ def estimate(
         The present penalty, W, and the mean loss D / W without the penalty.
     n_outputs : int
         Per sample.
-    dispersion : bool
-        See `has_dispersion`.
+    dispersion : float or None
+        See the function of this name.
     """
     inverse = problem.inverse_diagonal()
     if inverse is None:
@@ -109,14 +110,15 @@ def estimate(
     decided = min(max(decided, 0.0), n_penalized)
     n_rows = total * n_outputs
     size = float(theta[penalized].square().sum())
-    phi = 1.0
-    if dispersion:
+    phi, of_noise = dispersion, 0.0
+    if phi is None:
+        of_noise = n_rows
         phi = max(2 * total * loss / max(n_rows - decided - n_free, LEAST_DOF * n_rows), 1e-300)
     log_evidence = (
         -(total * loss + alpha * size / 2) / phi
         + n_penalized / 2 * math.log(alpha)
         - (log_determinant + n_params * math.log(total)) / 2
-        - (n_rows - n_free) / 2 * math.log(phi)
+        - (of_noise - n_free) / 2 * math.log(phi)
     )
     wanted = phi * decided / size if decided >= LEAST_EFFECTIVE and size else alpha  # else there is nothing to fit
     return Evidence(min(max(wanted, alpha / LARGEST_CHANGE), alpha * LARGEST_CHANGE), decided + n_free, log_evidence)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,14 +42,25 @@ from sklm.engine.inputs import (
 )
 from sklm.engine.layerwise import LayerwiseJacobian
 from sklm.engine.memory import is_out_of_memory
-from sklm.engine.modes import quiet_forward_mode, seed_rng
-from sklm.engine.scalars import CHECKED_ROWS, ScalarJacobian
+from sklm.engine.modes import preserved_rng, quiet_forward_mode, seed_rng
+from sklm.engine.scalars import ScalarJacobian
 
 FORWARD_ROWS = 2**16  # samples of a forward pass without derivatives
 KEPT_BYTES = 128 * 2**20  # of a graph that waits for the Jacobian
+CHECKED_ROWS = 3  # that a faster way to rows must get right one by one
+NEARBY = 0.1  # of the parameters: how far from them a way to rows is tried
 DIFFERENCE = 0.1  # of a direction, as Transtrum and Sethna 2012: rounding is a hundred times that of the outputs
 
 Factor = Callable[[slice], Tensor]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A point, samples and their factors (n_samples, 1, n_outputs), to try a way to rows on."""
+
+    vector: Tensor
+    inputs: Any
+    factor: Tensor
 
 
 class ModuleFunction:
@@ -126,6 +138,29 @@ class ModuleFunction:
     @property
     def device(self) -> torch.device:
         return next(iter(self.parameters.values())).device
+
+    def check_reach(self, inputs: Any) -> None:
+        """Raise where the module does not take its parameters from the attributes that hold them, on two samples."""
+        parameters = {name: p for name, p in self.parameters.items() if p.requires_grad}
+        if getattr(self.module, "is_elementwise", False) or not parameters:
+            return
+        part = take(inputs, slice(0, 2))
+        arguments, keywords = split_arguments(part)
+        copies = [p.detach().clone().requires_grad_(p.requires_grad) for p in self.parameters.values()]
+        with torch.enable_grad():
+            with preserved_rng(self.device):
+                of_module = check_output(self.module(*arguments, **keywords))
+            with preserved_rng(self.device):
+                of_copies = self._call_module(copies, part)
+        moving = [copy for copy in copies if copy.requires_grad]
+        for name, one, other in zip(
+            parameters, _slopes(of_module, list(parameters.values())), _slopes(of_copies, moving), strict=True
+        ):
+            if not torch.allclose(one, other, rtol=0.01, atol=0.01 * float(one.abs().max()), equal_nan=True):
+                raise ValueError(
+                    f"`module` takes its parameter {name} from elsewhere than from the attribute of this name, as from "
+                    "a list, a tuple or a dict; keep it in nn.ParameterList or nn.ParameterDict, or use the attribute."
+                )
 
     def vector(self) -> Tensor:
         """Return the current parameters as a new tensor of shape (n_params,)."""
@@ -321,20 +356,49 @@ class ModuleFunction:
         self, layerwise: LayerwiseJacobian, vector: Tensor, inputs: Any, factor: Factor, chunk: int
     ) -> None:
         """See whether rows layer by layer are those of the general way."""
-        whole = slice(0, min(chunk, count_samples(inputs)))
-        part, own = take(inputs, whole), factor(whole)
-        few = slice(0, CHECKED_ROWS)
-        expected = self._rows_alone(vector, take(part, few), own[few])
+        trial = self._trial(vector, inputs, factor(slice(0, 1)).shape[2], chunk)
         try:
-            found = layerwise.rows(self._layerwise_record(vector, part), own)
+            found = layerwise.rows(self._layerwise_record(trial.vector, trial.inputs), trial.factor)
         except RuntimeError as error:
             if not layerwise.relays or is_out_of_memory(error):
                 raise
             layerwise.relays = False  # `view`, for one, needs the layout that the module expects
-            found = layerwise.rows(self._layerwise_record(vector, part), own)
-        tolerance = torch.finfo(vector.dtype).eps ** 0.5
-        layerwise.works = found is not None and torch.allclose(
-            found[few], expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()), equal_nan=True
+            found = layerwise.rows(self._layerwise_record(trial.vector, trial.inputs), trial.factor)
+        layerwise.works = found is not None and self._is_right(trial, found[:, 0])
+
+    def _trial(self, vector: Tensor, inputs: Any, n_outputs: int, chunk: int) -> Trial:
+        """Return what a faster way to rows is tried on.
+
+        Nothing about it is special: the parameters are not quite those of the start, where a layer may be zero, the
+        samples come in random order, and every one has another factor.
+        """
+        generator = torch.Generator().manual_seed(0)
+        n_samples = min(chunk, count_samples(inputs))
+        part = take(inputs, torch.randperm(n_samples, generator=generator).numpy())
+        factor = (torch.rand(n_samples, 1, n_outputs, generator=generator) + 0.5).to(vector)
+        size = vector.abs()
+        noise = torch.randn(len(vector), generator=generator).to(vector)
+        near = vector + NEARBY * noise * (size + size.mean().clamp(NEARBY, 1.0))
+        point = near if bool(torch.isfinite(self._call(near, part)).all()) else vector
+        return Trial(point, part, factor)
+
+    def _is_right(self, trial: Trial, rows: Tensor) -> bool:
+        """Return whether rows of all samples, (n_samples, n_params), add up to those of autograd, and some are these.
+
+        Every column has a tolerance of its own, as parameters have units.
+        """
+        leaf = trial.vector.detach().requires_grad_()
+        with torch.enable_grad():
+            outputs = flat_output(self._call(leaf, trial.inputs), len(rows))
+        total = torch.zeros_like(leaf)
+        if outputs.requires_grad:
+            (total,) = torch.autograd.grad(outputs, leaf, trial.factor[:, 0], materialize_grads=True)
+        few = slice(0, CHECKED_ROWS)
+        alone = self._rows_alone(trial.vector, take(trial.inputs, few), trial.factor[few])[:, 0]
+        eps, sizes = torch.finfo(rows.dtype).eps, rows.abs().nan_to_num()
+        rounding = 10 * eps * sizes.max()
+        return _same(rows[few], alone, eps**0.5 * sizes.amax(0) + rounding) and _same(
+            rows.sum(0), total, eps**0.5 * sizes.sum(0) + len(rows) * rounding
         )
 
     def _layerwise_rows(self, vector: Tensor, inputs: Any, record: Any, factor: Tensor) -> Any:
@@ -361,15 +425,19 @@ class ModuleFunction:
         self._kept = self._last = None
 
     def _try_scalars(self, scalars: ScalarJacobian, vector: Tensor, inputs: Any, factor: Factor, chunk: int) -> None:
-        """See whether rows from copies of scalar parameters are those of samples alone."""
-        whole = slice(0, min(chunk, count_samples(inputs)))
-        part = take(inputs, whole)
+        """See whether rows from copies of scalar parameters are those of the general way; one sample does not tell."""
         if factor(slice(0, 1)).shape[2] != 1:  # not one output
             scalars.works = False
             return
-        few = take(part, slice(0, CHECKED_ROWS))
-        expected = self._rows_alone(vector, few, vector.new_ones(count_samples(few), 1, 1))[:, 0]
-        scalars.check(self._call_module, vector, part, count_samples(part), expected)
+        trial = self._trial(vector, inputs, 1, chunk)
+        if len(trial.factor) > 1:
+            scalars.check(
+                self._call_module,
+                trial.vector,
+                trial.inputs,
+                len(trial.factor),
+                lambda rows: self._is_right(trial, trial.factor[:, 0] * rows),
+            )
 
     def _rows_alone(self, vector: Tensor, inputs: Any, factor: Tensor) -> Tensor:
         """Return the rows of all parameters by backward passes for each sample alone."""
@@ -401,8 +469,10 @@ class ModuleFunction:
         if seed is None and n_selected < factor.shape[1] and self._forward_works is not False:
             jacobian = self._forward_jacobian(vector, indices, inputs)
             if jacobian is not None and self._forward_works is None:
-                first = self._forward_jacobian(vector, indices, take(inputs, slice(0, 1)))
-                self._forward_works = first is not None and torch.allclose(first, jacobian[:1], equal_nan=True)
+                ones = vector.new_ones(1, factor.shape[2])
+                first = self._sample_rows(vector, indices, take(inputs, 0), ones)
+                eps, size = torch.finfo(vector.dtype).eps, jacobian[0].abs().sum(0)
+                self._forward_works = _same(ones @ jacobian[0], first, eps**0.5 * size + 10 * eps * size.max())
             self._was_forward = jacobian is not None and bool(self._forward_works)
             if jacobian is not None and self._was_forward:
                 return factor @ jacobian
@@ -540,6 +610,18 @@ class ModuleFunction:
             seed_rng(seed, self.device)
         n_samples = count_samples(inputs)
         return torch.stack([one(take(inputs, i), *(other[i] for other in others)) for i in range(n_samples)])
+
+
+def _slopes(outputs: Tensor, parameters: list[Tensor]) -> list[Tensor]:
+    """Return the derivatives of a weighted sum of the outputs in the parameters."""
+    if not outputs.requires_grad:
+        return [torch.zeros_like(parameter) for parameter in parameters]
+    weights = torch.arange(1.0, 1 + outputs.numel(), device=outputs.device).to(outputs.dtype).view_as(outputs)
+    return list(torch.autograd.grad(outputs, parameters, weights, materialize_grads=True, allow_unused=True))
+
+
+def _same(one: Tensor, other: Tensor, tolerance: Tensor) -> bool:
+    return bool((((one - other).abs() <= tolerance) | (one == other) | (one.isnan() & other.isnan())).all())
 
 
 def element_names(parameters: Iterable[tuple[str, Tensor]]) -> list[str]:

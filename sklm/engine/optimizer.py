@@ -49,9 +49,9 @@ from sklm.engine.damping import Damping, resolve_damping
 from sklm.engine.evidence import (
     LOSS_TOLERANCE,
     check_alpha,
+    dispersion,
     estimate,
     first_alpha,
-    has_dispersion,
 )
 from sklm.engine.inputs import count_samples, map_tensors
 from sklm.engine.jacobian import DIFFERENCE, ModuleFunction
@@ -340,6 +340,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         max_rows = self.jacobian_max_rows
         try:
             with preserved_rng(self.function.device), steady_batchnorm(self.function.modules):
+                if not self.n_steps:
+                    self.function.check_reach(inputs)
                 result = self._step(*(last or self._evaluate(*data)), fresh)
         except BaseException:
             self.forget()
@@ -402,8 +404,11 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             map_tensors(hold, [part for part in data if part is not None])
         except ValueError:  # something else than tensors
             return None
+        held += [*self.criterion.parameters(), *self.criterion.buffers()]
         flags = [part.training for part in self.function.modules]
-        settings = [self.param_groups[0]["lr"], self.jacobian_max_rows]
+        settings = [self.param_groups[0]["lr"], self.jacobian_max_rows, id(self.criterion)]
+        for part in self.criterion.modules():
+            settings += [value for value in vars(part).values() if isinstance(value, (bool, int, float, str))]
         return _State(held, [[tensor._version for tensor in held], flags, settings])
 
     def _step(self, batch: Batch, point: Point, fresh: tuple[Any, ...] | None) -> StepResult:
@@ -436,7 +441,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
                 batch.total,
                 float(batch.weights @ point.values),
                 point.outputs.shape[1],
-                dispersion=has_dispersion(self.criterion),
+                dispersion=dispersion(self.criterion, point.outputs.shape[1]),
             )
         if found is None:
             return replace(result, alpha=alpha)

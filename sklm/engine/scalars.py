@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHECKED_ROWS = 4
-
 Call = Callable[[Sequence[Tensor], Any], Tensor]
 
 
@@ -71,14 +69,13 @@ class ScalarJacobian:
         gradients = torch.autograd.grad(outputs, leaves, one, materialize_grads=True)
         return torch.stack(gradients).reshape(len(leaves), len(outputs)).T
 
-    def check(self, call: Call, vector: Tensor, inputs: Any, n_samples: int, expected: Tensor) -> None:
-        """Set `works` by comparing rows for all samples with the `expected` first ones."""
+    def check(
+        self, call: Call, vector: Tensor, inputs: Any, n_samples: int, is_right: Callable[[Tensor], bool]
+    ) -> None:
+        """Set `works` by what `is_right` says of the rows of at least two samples."""
         for shape in ((-1,), (-1, 1)):
             self._shape = shape
             copies = self.forward(call, vector, inputs, n_samples)
-            if copies is not None:
-                found = self.rows(copies)
-                self.works = torch.allclose(found[: len(expected)], expected, rtol=1e-6, atol=0.0, equal_nan=True)
-                if self.works:
-                    return
-        self.works = False
+            self.works = copies is not None and is_right(self.rows(copies))
+            if self.works:
+                return

@@ -73,7 +73,8 @@ __all__ = [
 def plain_form(loss: Loss, n_outputs: int) -> tuple[Loss, float]:
     """Return the loss without the scaling that torch gives it, and that factor."""
     if isinstance(loss, TorchLoss) and loss.twin is not None:
-        return loss.twin, loss._twin_scale / (1 if loss.sums else n_outputs)
+        is_mean = not loss.sums and not isinstance(loss.twin, CrossEntropy)
+        return loss.twin, loss._twin_scale / (n_outputs if is_mean else 1)
     return loss, 1.0
 
 

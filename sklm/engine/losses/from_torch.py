@@ -124,7 +124,9 @@ def _twin(criterion: Any) -> tuple[Loss | None, float]:
             beta = criterion.beta
             return (Huber(delta=beta), 1 / beta) if beta > 0 else (AbsoluteError(), 1.0)
         case nn.PoissonNLLLoss():
-            return Poisson(log_link=criterion.log_input), 1.0
+            poisson = Poisson(log_link=criterion.log_input)
+            poisson.shift = criterion.eps
+            return poisson, 1.0
         case nn.CrossEntropyLoss():
             return CrossEntropy(), 1.0
         case nn.BCELoss():

@@ -156,20 +156,21 @@ class Poisson(Loss):
     def __init__(self, *, log_link: bool = True, curvature: Curvature | None = None) -> None:
         super().__init__(curvature=curvature)
         self.log_link = log_link
+        self.shift = 0.0  # of the expected count in the likelihood: torch's `eps`
 
     def value(self, outputs: Tensor, targets: Any) -> Tensor:
         mean = outputs.exp() if self.log_link else outputs
-        product = targets * outputs if self.log_link else torch.xlogy(targets, outputs)
+        product = targets * outputs if self.log_link else torch.xlogy(targets, outputs + self.shift)
         deviance = mean - product - targets + torch.xlogy(targets, targets)
         if not self.log_link:
             deviance = torch.where(outputs < 0, torch.nan, deviance)  # no count is below 0
         return deviance.clamp_min(0).sum(1)
 
     def gradient(self, outputs: Tensor, targets: Any) -> Tensor:
-        return outputs.exp() - targets if self.log_link else 1 - targets / outputs
+        return outputs.exp() - targets if self.log_link else 1 - targets / (outputs + self.shift)
 
     def ggn(self, outputs: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
-        curvature = outputs.exp() if self.log_link else 1 / outputs
+        curvature = outputs.exp() if self.log_link else 1 / (outputs + self.shift)
         return residual_and_diagonal(self.gradient(outputs, targets), curvature)
 
     def check_targets(self, targets: Tensor) -> None:
