@@ -23,6 +23,7 @@ from sklm.engine.inputs import Reader, count_samples, map_tensors, spans, take, 
 
 MERGE_BYTES = 4 * 2**20
 KEPT_BYTES = 256 * 2**20  # of training rows kept for uncertainty
+LOADED_BYTES = 256 * 2**20  # of a memmap that is loaded
 LOAD_ROWS = 1024  # items of a torch Dataset collated at once
 
 
@@ -203,8 +204,10 @@ class Stored:
 
 
 def stored(X: Any) -> Stored | None:
-    """Return how to read a torch Dataset of the user's or a `numpy.memmap` in parts; None for anything else."""
+    """Return how to read a torch Dataset of the user's or a large `numpy.memmap` in parts; None for anything else."""
     if isinstance(X, np.memmap):
+        if X.nbytes <= LOADED_BYTES:  # as joblib's, which passes arrays from 1 MB on to its workers so
+            return None
         return Stored(lambda index: (X[index], None), len(X)) if X.ndim > 1 else None
     if not isinstance(X, torch.utils.data.Dataset) or isinstance(X, TensorData):
         return None

@@ -19,6 +19,7 @@ from sklm._net import LMNet
 from sklm._report import HIGH_CORRELATION, Summary
 from sklm.curves import Curve
 from sklm.engine._checks import check_choice, check_integer, check_real
+from sklm.engine.evidence import n_rows_of
 from sklm.engine.inputs import count_samples
 from sklm.engine.losses import Elementwise, SquaredError, plain_form
 from sklm.inference import Inference, Problem
@@ -56,7 +57,7 @@ class Uncertainty(LMNet):
         if data is None:
             raise AttributeError(
                 "there is no uncertainty without the training rows, which are not kept above "
-                f"{KEPT_BYTES / 2**20:g} MiB, of a Dataset or a memmap, nor by `load_params`; fit to fewer rows."
+                f"{KEPT_BYTES / 2**20:g} MiB, of a Dataset or a large memmap, nor by `load_params`; fit to fewer rows."
             )
         module, device, criterion = self.module_, self.device_, self.criterion_
         if not is_ours:
@@ -66,13 +67,16 @@ class Uncertainty(LMNet):
         weights = torch.ones(len(data), dtype=torch.float64, device=device)
         if data.weights is not None:
             weights = data.weights.to(weights)
+        alpha = self.alpha_ if hasattr(self, "alpha_") else self.optimizer_.param_groups[0]["alpha"]
+        if self.optimizer_.bayes and data.weights is not None:  # of the loss with these weights
+            alpha *= float(weights.sum()) / n_rows_of(weights)
         return Problem(
             module=module,
             criterion=criterion,
             inputs=inference.to_float64(data.X, device),
             targets=targets,
             weights=weights,
-            alpha=self.alpha_ if hasattr(self, "alpha_") else self.optimizer_.param_groups[0]["alpha"],
+            alpha=alpha,
             bounds=getattr(module, "parameter_bounds", {}),
             absolute_sigma=bool(self.absolute_sigma),
             triangle=self._triangle(module, float(weights.sum())),

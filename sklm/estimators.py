@@ -248,11 +248,13 @@ class LMRegressor(RegressorMixin, Uncertainty):
         ----------
         X : array, frame or tensor of shape (n_samples, n_features), or dict of arrays, or torch Dataset
             Inputs; more than two dimensions are passed on. A dict gives the keyword arguments of the module's forward.
-            A Dataset or a `numpy.memmap` is read in batches and never loaded whole.
+            A Dataset, or a `numpy.memmap` above 256 MiB, is read in batches and never loaded whole.
         y : array of shape (n_samples,) or (n_samples, n_outputs)
             Targets; None when a Dataset has them.
         sample_weight : array of shape (n_samples,), default=None
             Weights >= 0, equivalent to repeated rows; for measurements with standard deviation sigma, 1 / sigma**2.
+            With ``alpha="bayes"`` only whole numbers without a common divisor count as repeated rows, of others the
+            ratios.
 
         Returns
         -------

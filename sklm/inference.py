@@ -12,7 +12,7 @@ counts the rows with a positive weight.
 * Several outputs have a variance s_k^2 each, with n - p_eff / n_outputs degrees of freedom, and
   C = H^-1 (sum_k s_k^2 H_k) H^-1 with the curvature H_k of output k: exact for outputs that share no parameter.
 * Robust losses: s^2 is replaced by (sum w psi^2 / dof) / (mean psi')^2, the variance of an M-estimator (Huber 1981,
-  "Robust statistics", eq. 7.6.7).
+  "Robust statistics", eq. 7.6.7); with `absolute_sigma` by that over the robust variance of the residuals.
 * Likelihoods (Poisson, cross-entropy): C is the inverse Fisher information.
 * ``"sandwich"``: C = n / (n - p) H^-1 (sum w_i^2 g_i g_i') H^-1 with the gradients g_i of the samples (White 1980; HC1
   of MacKinnon and White 1985), valid when the variance of the noise differs from sample to sample.
@@ -286,9 +286,10 @@ class _Curvature:
             chi_square = fit = 2 * float(problem.weights @ self.loss.value(self.outputs, self.targets))
         known = problem.absolute_sigma or not self.has_residuals
         noise = torch.ones_like(variance) if known else variance
-        if not known and not isinstance(self.loss, SquaredError):
+        if self.has_residuals and not isinstance(self.loss, SquaredError):
             psi = self.loss.gradient(self.outputs, self.targets)
             noise = (weights * psi.square()).sum(0) / (dof or math.nan) / (self.slope or math.nan) ** 2
+            noise = noise / variance if known else noise  # of errors of variance 1
         if self._barely_curved():
             noise = torch.full_like(noise, math.nan)
         root = self._root(kind, noise, dof)
@@ -572,6 +573,11 @@ class _Path:
             at_limit = side * (outer - limit) >= 0
             outer = limit if at_limit else outer
             z = self.z(outer)
+            passed = [v for v in self.solved if 0 < side * (v - inner) < side * (outer - inner)]
+            passed = [v for v in passed if side * self.z(v) >= abs(quantile)]
+            if passed:  # further out may lie another valley
+                outer = min(passed, key=lambda v: side * v)
+                z = self.z(outer)
             if side * z >= abs(quantile):
                 break
             if at_limit:

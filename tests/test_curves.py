@@ -1102,3 +1102,35 @@ def test_many_rows_do_not_start_from_some_that_mislead(monkeypatch):
     assert misled == [2**13]
     assert model.history_[0, "damping"] == 1e-3
     assert model.parameters_["a"] == pytest.approx(3, abs=0.05)
+
+
+DOSE = np.array([0, 0, 0.1, 0.3, 1, 3, 10, 30, 100.0])
+RISE = np.linspace(0, 5, 60)
+ZERO_TIMES_INFINITY = {
+    "where(x > c, a * sqrt(x - c), 0)": (RISE, 3 * np.sqrt(np.maximum(RISE - 2, 0)), {"c": 1.5, "a": 1}),
+    "where(x > 0, a * log(x), b)": (RISE, 2 * np.log(np.where(RISE > 0, RISE, np.exp(-1.5))), {"a": 1, "b": 1}),
+    "where(x == 0, a, a * sin(b * x) / (b * x))": (RISE, np.sinc(2 * RISE / np.pi), {"a": 1, "b": 1.5}),
+    "low + (top - low) / (1 + (ec50 / x)**h)": (
+        DOSE,
+        0.1 + 2 * DOSE**1.2 / (5**1.2 + DOSE**1.2),
+        {"low": 0, "top": 2, "ec50": 4, "h": 1},
+    ),
+    "a * exp(-b / x)": (RISE, 2 * np.exp(-0.5 / np.maximum(RISE, 1e-9)), {"a": 1, "b": 1}),
+    "sqrt(a * x)": (RISE, np.sqrt(2 * RISE), {"a": 1}),
+}
+
+
+@pytest.mark.parametrize("formula", ZERO_TIMES_INFINITY)
+def test_derivatives_that_autograd_does_not_have(formula):
+    x, y, start = ZERO_TIMES_INFINITY[formula]
+    y = y + 0.02 * np.random.default_rng(0).standard_normal(len(x))
+    functions = {name: getattr(np, name) for name in ("where", "sqrt", "log", "exp", "sin")}
+
+    def by_numpy(x, *values):
+        return eval(formula, functions | {"x": x} | dict(zip(start, values, strict=True)))  # noqa: S307
+
+    with np.errstate(all="ignore"):
+        expected, covariance = curve_fit(by_numpy, x, y, tuple(start.values()), xtol=1e-12, ftol=1e-12)
+    model = LMRegressor(formula, **{f"module__{name}": value for name, value in start.items()}).fit(x[:, None], y)
+    np.testing.assert_allclose(list(model.parameters_.values()), expected, rtol=1e-4)
+    np.testing.assert_allclose(list(model.standard_errors_.values()), np.sqrt(np.diag(covariance)), rtol=1e-3)

@@ -270,12 +270,14 @@ def test_items_that_are_no_pairs(item, message):
         stored(Squares(3, lambda i: item)).read(slice(0, 3))
 
 
-def test_memmap_is_read_in_parts(tmp_path):
+def test_memmap_is_read_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr("sklm._data.LOADED_BYTES", 79)
     X = np.memmap(tmp_path / "X", dtype="f4", mode="w+", shape=(10, 2))
     X[:] = np.arange(20).reshape(10, 2)
     source = stored(X)
     assert source.read(np.array([3, 9]))[0].tolist() == [[6, 7], [18, 19]]
     assert stored(np.asarray(X)) is None
+    assert stored(X[1:]) is None  # small enough to be loaded
 
 
 # ---------------------------------------------------------------- fits to what is read in batches
@@ -312,7 +314,8 @@ def on_disk(tmp_path, X):
 @pytest.mark.parametrize("early_stopping", [False, True])
 @pytest.mark.parametrize("solver", ["cholesky", "qr", "cg"])
 @pytest.mark.parametrize("kind", ["dataset", "memmap"])
-def test_same_fit_as_in_memory(tmp_path, kind, solver, early_stopping, batch_size):
+def test_same_fit_as_in_memory(tmp_path, monkeypatch, kind, solver, early_stopping, batch_size):
+    monkeypatch.setattr("sklm._data.LOADED_BYTES", 0)
     settings = SETTINGS | {"batch_size": batch_size, "early_stopping": early_stopping, "solver": solver}
     expected = LMRegressor(**settings).fit(X_STORED, Y_STORED)
     if kind == "dataset":
@@ -336,11 +339,14 @@ def test_no_more_than_a_chunk_is_in_memory(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_curve_and_classifier_from_disk(tmp_path):
+def test_curve_and_classifier_from_disk(tmp_path, monkeypatch):
+    small = LMRegressor("a * x0 + b * sin(x1)").fit(on_disk(tmp_path, X_STORED), 2 * X_STORED[:, 0] + Y_STORED)
+    assert set(small.standard_errors_) == {"a", "b"}
+    monkeypatch.setattr("sklm._data.LOADED_BYTES", 0)
     X = on_disk(tmp_path, X_STORED)
     curve = LMRegressor("a * x0 + b * sin(x1)", module__a=1.0, module__b=1.0).fit(X, 2 * X_STORED[:, 0])
     assert curve.parameters_ == pytest.approx({"a": 2, "b": 0}, abs=1e-9)
-    with pytest.raises(AttributeError, match="of a Dataset or a memmap"):
+    with pytest.raises(AttributeError, match="of a Dataset or a large memmap"):
         curve.standard_errors_  # noqa: B018
     labels = np.where(X_STORED[:, 0] + 0.5 * RNG.standard_normal(300) > 0, "yes", "no")
     found, expected = (

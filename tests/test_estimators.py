@@ -1579,3 +1579,14 @@ def test_a_function_that_is_edited_in_place_is_read_again():
     LMRegressor(factory).fit(table, y)
     factory.__code__, factory.__defaults__ = edited.__code__, edited.__defaults__
     assert len(LMRegressor(factory, module__width=3).fit(table, y).module_) == 2
+
+
+def test_a_perfect_classifier_is_not_called_constant():
+    x = np.linspace(0, 4, 50)[:, None]
+    model = LMClassifier(module__hidden_layer_sizes=(3,), random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(x, x[:, 0] > 1.6)
+    assert model.score(x, x[:, 0] > 1.6) == 1
+    assert model.n_effective_ < 5  # of 3 + 2 parameters without penalty, hardly one more
+    assert "constant" not in model.message_

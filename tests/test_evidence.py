@@ -370,3 +370,34 @@ def test_poisson_of_torch_with_two_outputs():
     np.testing.assert_allclose(fits[1].n_effective_, fits[0].n_effective_, rtol=1e-6)
     np.testing.assert_allclose(fits[1].predict(X), fits[0].predict(X), rtol=1e-6)
     np.testing.assert_allclose(fits[1].alpha_, fits[0].alpha_ / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 0.37, 2500.0])
+def test_of_precisions_only_the_ratios_count(factor):
+    X = np.linspace(-3, 3, 80)[:, None]
+    sigma = np.where(X[:, 0] < 0, 0.05, 0.2)
+    y = np.sin(X[:, 0]) + sigma * np.random.default_rng(0).standard_normal(80)
+    settings = {"module__hidden_layer_sizes": (4,), "random_state": 0, "max_epochs": 20}
+    weights = 1 / sigma**2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        one, other = (
+            LMRegressor(**settings).fit(X, y, sample_weight=w) for w in (weights / weights.mean(), factor * weights)
+        )
+    np.testing.assert_allclose(other.predict(X), one.predict(X), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(other.alpha_, one.alpha_, rtol=1e-4)
+    np.testing.assert_allclose(
+        other.predict(X, return_std=True)[1], one.predict(X, return_std=True)[1], rtol=1e-4, atol=1e-7
+    )
+
+
+def test_all_rows_twice_are_twice_as_many():
+    X, y = load_diabetes(return_X_y=True)
+    X, y = X[:60, :3], y[:60] + np.arange(60)
+    settings = {"module__hidden_layer_sizes": (2,), "random_state": 0, "max_epochs": 5, "ftol": None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        twice = LMRegressor(**settings).fit(np.repeat(X, 2, axis=0), np.repeat(y, 2))
+        mixed = LMRegressor(**settings).fit(np.r_[X, X, X[:1]], np.r_[y, y, y[:1]])
+        once = LMRegressor(**settings).fit(X, y)
+    assert abs(twice.n_effective_ - mixed.n_effective_) < abs(twice.n_effective_ - once.n_effective_)

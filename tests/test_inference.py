@@ -1131,3 +1131,28 @@ def test_squared_errors_have_the_same_standard_errors(criterion, kind, n_outputs
     fits = [Regressor(one, criterion=c, covariance=kind).fit(x[:, None], y) for c in ("squared_error", criterion)]
     errors = [list(fit.standard_errors_.values()) for fit in fits]
     assert_allclose(errors[1], errors[0], rtol=1e-4)  # "sqrt" is slower, so its fit is not as close
+
+
+def test_profile_with_another_valley_behind_the_ridge():
+    """The upper ends are open; below, vmax < 0 fits again."""
+    dose = np.arange(1, 7)[:, None] / 10
+    y = 3 * dose[:, 0] / (1.5 + dose[:, 0]) + 0.05 * np.random.default_rng(5).standard_normal(6)
+    formula = "vmax * x / (km + x)"
+    free, bounded = (
+        Regressor(formula, module__bounds=bounds).fit(dose, y).confidence_intervals(method="profile")
+        for bounds in ({}, {"km": (0, None)})
+    )
+    for name in ("vmax", "km"):
+        assert free[name][1] == np.inf
+        assert_allclose(free[name][0], bounded[name][0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("criterion", ["huber", "soft_l1"])
+def test_absolute_sigma_of_a_robust_loss(criterion):
+    """It replaces the scale of the residuals, not what the loss costs beside least squares."""
+    fits = [
+        Regressor(DECAY, criterion=criterion, absolute_sigma=known).fit(x[:, None], DECAY_Y, sample_weight=PRECISION)
+        for known in (False, True)
+    ]
+    estimated, known = (np.array(list(fit.standard_errors_.values())) for fit in fits)
+    assert_allclose(known, estimated / np.sqrt(fits[0].residual_variance_), rtol=RTOL)

@@ -200,3 +200,10 @@ def test_inputs_of_a_dict_need_a_module_of_their_own():
     X = np.ones((4, 2))
     with pytest.raises(ValueError, match=r"takes one array X; got a dict of inputs\. Pass a module"):
         LMRegressor(module__n_features_in=2).fit({"X": X}, X[:, 0])
+
+
+def test_a_constant_column_of_large_numbers_in_float32():
+    X = torch.cat([torch.randn(50, 2), torch.full((50, 1), 1.7e9)], 1)
+    module = MLP(n_features_in=3, n_outputs=1)
+    module.init_from_data(X, torch.randn(50))
+    assert not ((X - module.x_mean) / module.x_scale)[:, 2].any()

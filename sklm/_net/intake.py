@@ -31,7 +31,7 @@ from sklm._data import (
 from sklm._device import dtype_name, resolve_device, resolve_dtype
 from sklm._net.parameters import Parameterized
 from sklm.curves import Curve, is_curve
-from sklm.engine.evidence import check_alpha
+from sklm.engine.evidence import check_alpha, n_rows_of
 from sklm.engine.inputs import Reader
 
 MANY_ROWS = 2**18  # a curve with as many starts from a fit to some of them
@@ -94,7 +94,10 @@ class WithData(Parameterized):
             data = data.subset(np.flatnonzero(weights))  # weight 0 is a row that is not there
         sees_rows = self.early_stopping or self.train_split or isinstance(self.callbacks, list)
         if (self.batch_size == -1 or is_curve(self.module)) and not sees_rows and self._init_takes_weights():
-            data = merge_repeated_rows(data, self.dtype_)
+            merged = merge_repeated_rows(data, self.dtype_)
+            # where all rows occur twice, say, the evidence would take these weights for one row each
+            counts = weights is not None or merged.weights is None or n_rows_of(merged.weights) == len(data)
+            data = merged if counts or is_curve(self.module) else data
         return data
 
     def _reweighted(self, labels: np.ndarray, weights: np.ndarray | None) -> np.ndarray | None:

@@ -32,6 +32,7 @@ SECOND_EPOCHS = 10  # times as many for a curve whose first run has not converge
 DEFAULT_EPOCHS = 100
 EVIDENCE = ("alpha", "n_effective", "log_evidence")
 EVIDENCE_NOISE = 5.0  # of the log evidence of a network: its curvature is an approximation
+CONSTANT = 1e-3  # outputs that vary by no more than this share
 LINEAR = 1e-3  # distance of the gain ratio from 1
 ALPHA_CHANGE = 2.0  # a factor: alpha that still changes so much has not been found
 # Mini-batches: an epoch in which the loss falls by less than a share makes them larger by a factor, up to all rows.
@@ -340,8 +341,9 @@ class LMNet(WithParts):
                 setattr(self, f"{name}_", last[name])
         if hasattr(self, "n_effective_"):
             found = f"alpha={self.alpha_:.3g}, {self.n_effective_:.4g} effective parameters"
-            if self.n_effective_ - int((~self.optimizer_.penalized).sum()) < LEAST_EFFECTIVE:
-                run.is_constant = run.train is not None and bool((run.train.targets != run.train.targets[:1]).any())
+            no_weight = self.n_effective_ - int((~self.optimizer_.penalized).sum()) < LEAST_EFFECTIVE
+            if no_weight and run.train is not None and self._is_constant(run.train):
+                run.is_constant = bool((run.train.targets != run.train.targets[:1]).any())
                 found += ", no weight among them: the outputs are constant; try another random_state, n_init or damping"
             reason = f"{reason}; {found}".removeprefix("; ")
         self.converged_ = run.verdict == "Converged"
@@ -350,6 +352,12 @@ class LMNet(WithParts):
             reason = f"{reason}; float32 limits the parameters to 7 digits or fewer".removeprefix("; ")
         ended = f"{run.verdict} after {self.n_iter_} {epochs}{f' ({run.start})' if run.start else ''}"
         self.message_ = f"{ended}{': ' if reason else ''}{reason}."
+
+    @torch.no_grad()
+    def _is_constant(self, data: Any) -> bool:
+        """Return whether the outputs hardly differ between the samples, beside their size or 1."""
+        outputs = self.infer(data.X)
+        return bool(outputs.amax(0).sub(outputs.amin(0)).max() <= CONSTANT * outputs.abs().max().clamp_min(1.0))
 
     def _warn_not_converged(self, *, on_all: bool) -> None:
         advice = (

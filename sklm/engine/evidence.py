@@ -12,7 +12,8 @@ for n numbers y, D = sum w l, n_P penalized and n_free other parameters. Its der
     alpha = phi gamma_P / |theta|_P^2,      phi = 2 D / (n - gamma),      gamma = gamma_P + n_free,
 
 where gamma_P = n_P - alpha tr_P(A^-1) is the number of penalized parameters that the data determine. For likelihoods
-without a dispersion (classes, counts) phi is 1. Weights count as repeated rows.
+without a dispersion (classes, counts) phi is 1. Weights that are whole numbers without a common divisor count as
+repeated rows; of others, such as 1 / sigma^2, only the ratios count, and W is the number of rows.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sklm.engine._checks import check_real
@@ -61,6 +63,14 @@ def check_alpha(alpha: float | str) -> bool:
         raise ValueError(f"`alpha` must be a finite number >= 0 or 'bayes'; got {alpha!r}.")
     check_real("alpha", alpha, minimum=0)
     return False
+
+
+def n_rows_of(weights: Tensor) -> float:
+    """Return W of the weights."""
+    is_whole = bool((weights == weights.round()).all()) and float(weights.max()) < 2**53
+    if is_whole and math.gcd(*torch.unique(weights).long().tolist()) == 1:
+        return float(weights.sum())
+    return float((weights > 0).sum())
 
 
 def first_alpha(loss: float, n_matrices: int) -> float:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sklm.engine._checks import check_choice
+from sklm.engine.bounds import Box, clip
 from sklm.engine.gram import Gram, n_products
 from sklm.engine.inputs import (
     Reader,
@@ -81,7 +82,11 @@ class ModuleFunction:
     sizes : dict of str to int
         Name and number of elements of every trainable tensor, in the order of the vector.
     n_params : int
+    box : Box or None
+        Where the module may be evaluated; None for everywhere.
     """
+
+    box: Box | None = None
 
     def __init__(self, module: nn.Module, jacobian: str = "auto") -> None:
         named = list(module.named_modules())
@@ -376,10 +381,15 @@ class ModuleFunction:
         n_samples = min(chunk, count_samples(inputs))
         part = take(inputs, torch.randperm(n_samples, generator=generator).numpy())
         factor = (torch.rand(n_samples, 1, n_outputs, generator=generator) + 0.5).to(vector)
-        size = vector.abs()
-        noise = torch.randn(len(vector), generator=generator).to(vector)
-        near = vector + NEARBY * noise * (size + size.mean().clamp(NEARBY, 1.0))
-        point = near if bool(torch.isfinite(self._call(near, part)).all()) else vector
+        point = vector
+        if not self._all_scalar:
+            size = vector.abs()
+            noise = torch.randn(len(vector), generator=generator).to(vector)
+            near = vector + NEARBY * noise * (size + size.mean().clamp(NEARBY, 1.0))
+            if self.box is not None:
+                near = clip(near, *self.box.select(None, near))
+            if bool(torch.isfinite(self._call(near, part)).all()):
+                point = near
         return Trial(point, part, factor)
 
     def _is_right(self, trial: Trial, rows: Tensor) -> bool:
@@ -458,8 +468,36 @@ class ModuleFunction:
     def _scalar_rows(self, vector: Tensor, inputs: Any, copies: Any, factor: Tensor) -> Any:
         scalars: Any = self.scalars
         jacobian = scalars.rows(copies)
+        if not bool(torch.isfinite(jacobian.sum())):
+            jacobian = self._by_differences(vector, inputs, copies.outputs.detach().reshape(-1), jacobian)
         self._last = vector, inputs, jacobian
         return factor * jacobian[:, None, :]
+
+    def _by_differences(self, vector: Tensor, inputs: Any, outputs: Tensor, jacobian: Tensor) -> Tensor:
+        """Return the Jacobian with central differences where autograd has nothing finite, but the module has.
+
+        Autograd multiplies a derivative of 0 by an infinite one, for instance of ``sqrt(a * x)`` in a at x = 0, or of
+        the side that ``torch.where`` does not take. A difference to one side stands in where the other has no value.
+        """
+        missing = ~torch.isfinite(jacobian)
+        rows = (missing.any(1) & torch.isfinite(outputs)).nonzero()[:, 0]
+        some, here = take(inputs, rows), outputs[rows]
+        found = jacobian.clone()
+        for j, value in enumerate(vector.tolist()):
+            if not bool(missing[rows, j].any()):
+                continue
+            ends = vector.repeat(2, 1)
+            ends[:, j] += (
+                torch.tensor([1.0, -1.0]).to(vector) * torch.finfo(vector.dtype).eps ** (1 / 3) * (abs(value) or 1.0)
+            )
+            if self.box is not None:
+                ends = torch.stack([clip(end, *self.box.select(None, end)) for end in ends])
+            above, below = (flat_output(self._call(end, some), len(rows))[:, 0] for end in ends)
+            slope = (above - below) / (ends[0, j] - ends[1, j])
+            slope = torch.where(torch.isfinite(slope), slope, (above - here) / (ends[0, j] - vector[j]))
+            slope = torch.where(torch.isfinite(slope), slope, (here - below) / (vector[j] - ends[1, j]))
+            found[rows, j] = torch.where(missing[rows, j], slope, jacobian[rows, j])
+        return found
 
     def _functional_rows(
         self, vector: Tensor, indices: Tensor | None, inputs: Any, factor: Tensor, seed: int | None

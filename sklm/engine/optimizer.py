@@ -52,6 +52,7 @@ from sklm.engine.evidence import (
     dispersion,
     estimate,
     first_alpha,
+    n_rows_of,
 )
 from sklm.engine.inputs import count_samples, map_tensors
 from sklm.engine.jacobian import DIFFERENCE, ModuleFunction
@@ -266,7 +267,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             check_integer("jacobian_max_rows", jacobian_max_rows, minimum=1)
         self.tests = ConvergenceTests(ftol=ftol, xtol=xtol, gtol=gtol)
         self.penalized = self.function.penalized
-        self.box = Box(bounds, self.function.parameters) if bounds else None
+        self.box = self.function.box = Box(bounds, self.function.parameters) if bounds else None
         if acceleration not in (True, False, "auto"):
             raise ValueError(f"`acceleration` must be True, False or 'auto'; got {acceleration!r}.")
         self.acceleration = acceleration
@@ -340,9 +341,10 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         max_rows = self.jacobian_max_rows
         try:
             with preserved_rng(self.function.device), steady_batchnorm(self.function.modules):
+                start = last or self._evaluate(*data)
                 if not self.n_steps:
                     self.function.check_reach(inputs)
-                result = self._step(*(last or self._evaluate(*data)), fresh)
+                result = self._step(*start, fresh)
         except BaseException:
             self.forget()
             raise
@@ -478,8 +480,11 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             raise ValueError("`inputs` must have at least one sample; got 0.")
         theta = function.vector()
         weights = _normalized(weights, n_samples, theta)
-        total = n_samples if weights is None else float(weights.sum())
-        share = theta.new_full((n_samples,), 1 / total) if weights is None else weights / total
+        total: float = n_samples
+        share = theta.new_full((n_samples,), 1 / n_samples)
+        if weights is not None:
+            share = weights / weights.sum()
+            total = n_rows_of(weights) if self.bayes else float(weights.sum())
         roots = share.sqrt() if weights is not None else share[:1].sqrt().expand(n_samples)
 
         before = rng_state(function.device)
