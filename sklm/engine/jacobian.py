@@ -161,7 +161,7 @@ class ModuleFunction:
         for name, one, other in zip(
             parameters, _slopes(of_module, list(parameters.values())), _slopes(of_copies, moving), strict=True
         ):
-            if not torch.allclose(one, other, rtol=0.01, atol=0.01 * float(one.abs().max()), equal_nan=True):
+            if not _same(one, other, 0.01 * one.abs().nan_to_num(posinf=0.0).max()):
                 raise ValueError(
                     f"`module` takes its parameter {name} from elsewhere than from the attribute of this name, as from "
                     "a list, a tuple or a dict; keep it in nn.ParameterList or nn.ParameterDict, or use the attribute."
