@@ -12,7 +12,8 @@ counts the rows with a positive weight.
 * Several outputs have a variance s_k^2 each, with n - p_eff / n_outputs degrees of freedom, and
   C = H^-1 (sum_k s_k^2 H_k) H^-1 with the curvature H_k of output k: exact for outputs that share no parameter.
 * Robust losses: s^2 is replaced by (sum w psi^2 / dof) / (mean psi')^2, the variance of an M-estimator (Huber 1981,
-  "Robust statistics", eq. 7.6.7); with `absolute_sigma` by that over the robust variance of the residuals.
+  "Robust statistics", eq. 7.6.7); with `absolute_sigma` by that over the robust variance of the residuals, both
+  at least 1.
 * Likelihoods (Poisson, cross-entropy): C is the inverse Fisher information.
 * ``"sandwich"``: C = n / (n - p) H^-1 (sum w_i^2 g_i g_i') H^-1 with the gradients g_i of the samples (White 1980; HC1
   of MacKinnon and White 1985), valid when the variance of the noise differs from sample to sample.
@@ -151,6 +152,13 @@ class Inference:
         return float(stats.t.ppf((1 + level) / 2, dof if math.isfinite(self.dof) else math.inf))
 
 
+def _function(module: nn.Module) -> ModuleFunction:
+    """Return the function of a module, that is not evaluated outside its bounds."""
+    function, bounds = ModuleFunction(module), getattr(module, "parameter_bounds", None)
+    function.box = Box(bounds, function.parameters) if bounds else None
+    return function
+
+
 def has_covariance(criterion: Loss) -> bool:
     """Return whether the loss has residuals or a curvature that stands for its Fisher information."""
     plain, _ = plain_form(criterion, 1)
@@ -159,7 +167,7 @@ def has_covariance(criterion: Loss) -> bool:
 
 def infer(problem: Problem, kind: str, function: ModuleFunction | None = None) -> Inference:
     """Return the inference of kind ``"classical"`` or ``"sandwich"``, see the module text; `function` of the module."""
-    function = function or ModuleFunction(problem.module)
+    function = function or _function(problem.module)
     if function.n_params > MAX_PARAMS:
         raise ValueError(
             f"the covariance of {function.n_params} parameters does not fit; there may be at most {MAX_PARAMS}. Use a "
@@ -289,7 +297,8 @@ class _Curvature:
         if self.has_residuals and not isinstance(self.loss, SquaredError):
             psi = self.loss.gradient(self.outputs, self.targets)
             noise = (weights * psi.square()).sum(0) / (dof or math.nan) / (self.slope or math.nan) ** 2
-            noise = noise / variance if known else noise  # of errors of variance 1
+            if known:  # the errors have variance 1, so least squares is the best there is
+                noise = (noise / variance.clamp_min(1)).nan_to_num(nan=1.0).clamp_min(1)
         if self._barely_curved():
             noise = torch.full_like(noise, math.nan)
         root = self._root(kind, noise, dof)
@@ -384,7 +393,7 @@ def prediction_variance(inference: Inference, module: nn.Module, inputs: Any, n_
 
     Infinite where an output depends on a direction of the parameters that the data do not determine.
     """
-    function = ModuleFunction(module)
+    function = _function(module)
     theta = function.vector()
     factor = torch.eye(inference.n_outputs).to(theta).expand(n_samples, -1, -1)
     chunk = samples_per_chunk("auto", n_samples, inference.n_outputs, theta)

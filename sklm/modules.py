@@ -156,4 +156,5 @@ def _mean_and_scale(values: Tensor, weights: Tensor | None) -> tuple[Tensor, Ten
     size = (values - mean).abs().amax(0).clamp_min(torch.finfo(values.dtype).tiny)  # squares of huge numbers overflow
     scale = (share @ ((values - mean) / size).square()).sqrt() * size
     constant = (values == values[:1]).all(0) | (scale == 0)
-    return torch.where(constant, values[0], mean), torch.where(constant, 1.0, scale)  # a mean has rounding errors
+    one = values[0] if weights is None else values[weights.argmax()]
+    return torch.where(constant, one, mean), torch.where(constant, 1.0, scale)  # a mean has rounding errors

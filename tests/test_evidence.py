@@ -15,6 +15,7 @@ from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 from sklm import LevenbergMarquardt, LMClassifier, LMRegressor
+from sklm.engine.evidence import n_rows_of
 from sklm.engine.losses import CrossEntropy
 from sklm.engine.solvers import JITTER, _inverse_diagonal
 
@@ -400,4 +401,16 @@ def test_all_rows_twice_are_twice_as_many():
         twice = LMRegressor(**settings).fit(np.repeat(X, 2, axis=0), np.repeat(y, 2))
         mixed = LMRegressor(**settings).fit(np.r_[X, X, X[:1]], np.r_[y, y, y[:1]])
         once = LMRegressor(**settings).fit(X, y)
+        ones = LMRegressor(**settings).fit(np.repeat(X, 2, axis=0), np.repeat(y, 2), sample_weight=np.ones(120))
+        halves = LMRegressor(**settings).fit(np.repeat(X, 2, axis=0), np.repeat(y, 2), sample_weight=np.full(120, 0.5))
     assert abs(twice.n_effective_ - mixed.n_effective_) < abs(twice.n_effective_ - once.n_effective_)
+    for other in (ones, halves):
+        np.testing.assert_allclose(other.log_evidence_, twice.log_evidence_, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("weights", "n_rows"),
+    [([0, 1, 2], 3), ([2, 4, 4], 3), ([0.5, 1, 1], 3), ([0, 0.5], 1), ([1e7, 2e7 + 1], 2), ([1, 1], 2)],
+)
+def test_rows_that_weights_stand_for(weights, n_rows):
+    assert n_rows_of(torch.tensor(weights, dtype=torch.float32)) == n_rows

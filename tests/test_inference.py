@@ -1147,12 +1147,29 @@ def test_profile_with_another_valley_behind_the_ridge():
         assert_allclose(free[name][0], bounded[name][0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("criterion", ["huber", "soft_l1"])
-def test_absolute_sigma_of_a_robust_loss(criterion):
-    """It replaces the scale of the residuals, not what the loss costs beside least squares."""
+def test_absolute_sigma_of_a_robust_loss():
+    """It replaces the scale of the residuals, not what the loss costs beside least squares (Huber's factor)."""
+    table, sigma, delta = np.linspace(0, 4, 4000)[:, None], 0.1, 0.05
+    y = 3 * np.exp(-table[:, 0]) + sigma * np.random.default_rng(0).standard_normal(4000)
+    known = {"absolute_sigma": True}
+    weights = np.full(4000, sigma**-2)
+    plain, robust = (
+        Regressor("a * exp(-b * x)", criterion=criterion, **known, **more).fit(table, y, sample_weight=weights)
+        for criterion, more in (("squared_error", {}), ("huber", {"criterion__delta": delta}))
+    )
+    normal, limit = stats.norm(), delta / sigma
+    slope = normal.cdf(limit) - normal.cdf(-limit)
+    square = slope - 2 * limit * normal.pdf(limit) + limit**2 * (1 - slope)
+    ratios = np.divide(list(robust.standard_errors_.values()), list(plain.standard_errors_.values()))
+    assert_allclose(ratios, np.sqrt(square) / slope, rtol=0.05)
+
+
+@pytest.mark.parametrize("criterion", ["huber", "soft_l1", "cauchy"])
+def test_absolute_sigma_of_a_robust_loss_on_exact_data(criterion):
+    y = 3 * np.exp(-x)
     fits = [
-        Regressor(DECAY, criterion=criterion, absolute_sigma=known).fit(x[:, None], DECAY_Y, sample_weight=PRECISION)
-        for known in (False, True)
+        Regressor("a * exp(-b * x)", criterion=c, absolute_sigma=True).fit(x[:, None], y, sample_weight=PRECISION)
+        for c in ("squared_error", criterion)
     ]
-    estimated, known = (np.array(list(fit.standard_errors_.values())) for fit in fits)
-    assert_allclose(known, estimated / np.sqrt(fits[0].residual_variance_), rtol=RTOL)
+    plain, robust = (list(fit.standard_errors_.values()) for fit in fits)
+    assert_allclose(robust, plain, rtol=1e-3)

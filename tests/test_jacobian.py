@@ -11,6 +11,7 @@ from sklm.engine.inputs import call_module, count_samples, map_tensors, split_ar
 from sklm.engine.jacobian import ModuleFunction
 from sklm.engine.memory import GPU_CHUNK_BYTES, samples_per_chunk
 from sklm.engine.modes import preserved_rng, steady_batchnorm
+from sklm.engine.trial import check_reach
 
 N = 5
 
@@ -885,18 +886,18 @@ class Hidden(nn.Module):
 @pytest.mark.parametrize(("kind", "name"), [("all", "a"), ("in part", "a")])
 def test_parameters_that_would_not_be_replaced(kind, name):
     with pytest.raises(ValueError, match=rf"takes its parameter {name} from elsewhere .* use the attribute"):
-        ModuleFunction(Hidden(kind).double()).check_reach(draw(4, 1))
+        check_reach(ModuleFunction(Hidden(kind).double()), draw(4, 1))
 
 
 def test_parameters_that_are_only_kept_elsewhere_too():
     module = Hidden("not at all").double()
     before = torch.get_rng_state()
-    ModuleFunction(module).check_reach(draw(4, 1))
+    check_reach(ModuleFunction(module), draw(4, 1))
     assert all(p.grad is None for p in module.parameters())
     assert not torch.equal(before, torch.get_rng_state())  # by `draw` alone
     for name in ZOO:
         module, inputs = build(name)
-        ModuleFunction(module).check_reach(inputs)
+        check_reach(ModuleFunction(module), inputs)
 
 
 def test_forward_mode_is_not_used_where_it_is_another_derivative():
@@ -915,3 +916,55 @@ def test_forward_mode_is_not_used_where_it_is_another_derivative():
     rows = all_rows(function, words, torch.eye(8).double().expand(N, -1, -1))
     assert function.method == "functional"
     assert not rows[:, :, 1].any()  # of the padding row; the factor comes first
+
+
+def test_forward_mode_is_tried_with_random_factors():
+    """The outputs of a softmax add up to a constant, so that a sum of them tells nothing."""
+
+    class Mixing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Parameter(torch.tensor([0.3, 0.7]))
+
+        def forward(self, x):
+            return torch.softmax(torch.cumsum(self.a[0] * x, 0) + self.a[1] * x**2, 1)
+
+    function = ModuleFunction(Mixing().double())
+    all_rows(function, draw(N, 4), torch.eye(4).double().expand(N, -1, -1))
+    assert function.method != "forward"
+
+
+class Strict(nn.Module):
+    """Takes no parameters but those near the start."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.layer, self.error = nn.Linear(2, 2), error
+        self.start = self.layer.weight.detach().clone()
+
+    def forward(self, x):
+        if self.error is not None and bool((self.layer.weight - self.start).abs().max() > 1e-3):
+            raise self.error
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("error", [ValueError("outside"), RuntimeError("outside")])
+def test_a_module_that_raises_near_the_start(error):
+    function = ModuleFunction(Strict(error))
+    rows = all_rows(function, draw(N, 2).float(), torch.eye(2).expand(N, -1, -1))
+    assert function.method == "layerwise"
+    assert rows.shape == (N, 2, 6)
+
+
+def test_parameters_without_numbers_and_zero_rows_at_first():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.empty, self.a = nn.Parameter(torch.zeros(0)), nn.Parameter(torch.tensor(1.0))
+            self.held = (self.a,)
+
+        def forward(self, x):
+            return torch.relu(self.held[0] * x[:, 0])
+
+    with pytest.raises(ValueError, match="parameter a from elsewhere"):
+        check_reach(ModuleFunction(Gated()), torch.cat([torch.zeros(5, 1), torch.ones(5, 1)]))

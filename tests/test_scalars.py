@@ -127,3 +127,17 @@ def test_one_sample_does_not_tell_the_shape_of_the_copies():
     expected = jacobian_by_autograd(function, vector)
     torch.testing.assert_close(row[:, 0], expected[:1])
     torch.testing.assert_close(rows, expected)
+
+
+def test_an_infinite_derivative_does_not_hide_others():
+    """An infinite entry says nothing of how exact the others must be."""
+
+    def mixing(X, a, b):
+        w = torch.stack([a.reshape(-1)[0], b.reshape(-1)[0]])
+        w = w / w.sum()
+        return w[0] * torch.sqrt(X[:, 0] - 0.1) + w[1]
+
+    function = ModuleFunction(Scalars(mixing))
+    vector = function.vector()
+    rows = torch.cat(list(function.rows(vector, None, X, X.new_ones(12, 1, 1), chunk=12)))[:, 0]
+    torch.testing.assert_close(rows, jacobian_by_autograd(function, vector))

@@ -96,8 +96,9 @@ class WithData(Parameterized):
         if (self.batch_size == -1 or is_curve(self.module)) and not sees_rows and self._init_takes_weights():
             merged = merge_repeated_rows(data, self.dtype_)
             # where all rows occur twice, say, the evidence would take these weights for one row each
-            counts = weights is not None or merged.weights is None or n_rows_of(merged.weights) == len(data)
-            data = merged if counts or is_curve(self.module) else data
+            n_rows = len(data) if data.weights is None else n_rows_of(data.weights)
+            if is_curve(self.module) or merged.weights is None or n_rows_of(merged.weights) == n_rows:
+                data = merged
         return data
 
     def _reweighted(self, labels: np.ndarray, weights: np.ndarray | None) -> np.ndarray | None:

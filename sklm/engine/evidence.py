@@ -28,6 +28,7 @@ from sklm.engine._checks import check_real
 from sklm.engine.losses import Elementwise, Loss, plain_form
 from sklm.engine.solvers import SubProblem
 
+MOST_REPEATS = 2**20  # of a row; all large numbers of float32 are whole
 FIRST_SHARE = 1.0  # of the loss at the start: the first alpha, for weights of order one
 DEEP_SHARE = 0.1  # the same for more than two weight matrices: a large alpha draws their product to zero, for good
 LARGEST_CHANGE = 10.0  # of alpha in a step: far from the minimum its estimate says little
@@ -67,7 +68,7 @@ def check_alpha(alpha: float | str) -> bool:
 
 def n_rows_of(weights: Tensor) -> float:
     """Return W of the weights."""
-    is_whole = bool((weights == weights.round()).all()) and float(weights.max()) < 2**53
+    is_whole = bool((weights == weights.round()).all()) and float(weights.max()) <= MOST_REPEATS
     if is_whole and math.gcd(*torch.unique(weights).long().tolist()) == 1:
         return float(weights.sum())
     return float((weights > 0).sum())

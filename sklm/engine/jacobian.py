@@ -21,7 +21,6 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,25 +42,15 @@ from sklm.engine.inputs import (
 )
 from sklm.engine.layerwise import LayerwiseJacobian
 from sklm.engine.memory import is_out_of_memory
-from sklm.engine.modes import preserved_rng, quiet_forward_mode, seed_rng
+from sklm.engine.modes import quiet_forward_mode, seed_rng
 from sklm.engine.scalars import ScalarJacobian
+from sklm.engine.trial import CHECKED_ROWS, Trial, same_within, tolerance
 
 FORWARD_ROWS = 2**16  # samples of a forward pass without derivatives
 KEPT_BYTES = 128 * 2**20  # of a graph that waits for the Jacobian
-CHECKED_ROWS = 3  # that a faster way to rows must get right one by one
-NEARBY = 0.1  # of the parameters: how far from them a way to rows is tried
 DIFFERENCE = 0.1  # of a direction, as Transtrum and Sethna 2012: rounding is a hundred times that of the outputs
 
 Factor = Callable[[slice], Tensor]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A point, samples and their factors (n_samples, 1, n_outputs), to try a way to rows on."""
-
-    vector: Tensor
-    inputs: Any
-    factor: Tensor
 
 
 class ModuleFunction:
@@ -82,6 +71,8 @@ class ModuleFunction:
     sizes : dict of str to int
         Name and number of elements of every trainable tensor, in the order of the vector.
     n_params : int
+    all_scalar : bool
+        Whether every parameter is one number.
     box : Box or None
         Where the module may be evaluated; None for everywhere.
     """
@@ -121,9 +112,9 @@ class ModuleFunction:
         self._forward_works: bool | None = None  # None before it was wanted
         self._was_forward = False  # the last time
         self._gram_works = True
-        self._all_scalar = all(p.ndim == 0 for p in self.parameters.values())
+        self.all_scalar = all(p.ndim == 0 for p in self.parameters.values())
         self.scalars: ScalarJacobian | None = None
-        if self._all_scalar and jacobian != "functional":
+        if self.all_scalar and jacobian != "functional":
             self.scalars = ScalarJacobian(is_elementwise=getattr(module, "is_elementwise", False))
         self.layerwise: LayerwiseJacobian | None = None
         # parameters and inputs of the last `outputs`, and the records of its chunks by their first sample
@@ -143,29 +134,6 @@ class ModuleFunction:
     @property
     def device(self) -> torch.device:
         return next(iter(self.parameters.values())).device
-
-    def check_reach(self, inputs: Any) -> None:
-        """Raise where the module does not take its parameters from the attributes that hold them, on two samples."""
-        parameters = {name: p for name, p in self.parameters.items() if p.requires_grad}
-        if getattr(self.module, "is_elementwise", False) or not parameters:
-            return
-        part = take(inputs, slice(0, 2))
-        arguments, keywords = split_arguments(part)
-        copies = [p.detach().clone().requires_grad_(p.requires_grad) for p in self.parameters.values()]
-        with torch.enable_grad():
-            with preserved_rng(self.device):
-                of_module = check_output(self.module(*arguments, **keywords))
-            with preserved_rng(self.device):
-                of_copies = self._call_module(copies, part)
-        moving = [copy for copy in copies if copy.requires_grad]
-        for name, one, other in zip(
-            parameters, _slopes(of_module, list(parameters.values())), _slopes(of_copies, moving), strict=True
-        ):
-            if not _same(one, other, 0.01 * one.abs().nan_to_num(posinf=0.0).max()):
-                raise ValueError(
-                    f"`module` takes its parameter {name} from elsewhere than from the attribute of this name, as from "
-                    "a list, a tuple or a dict; keep it in nn.ParameterList or nn.ParameterDict, or use the attribute."
-                )
 
     def vector(self) -> Tensor:
         """Return the current parameters as a new tensor of shape (n_params,)."""
@@ -201,7 +169,7 @@ class ModuleFunction:
         if seed is None:
             outputs: Tensor | None = None
             for span, part in chunks(inputs, FORWARD_ROWS):
-                found = flat_output(self._call(vector, part), count_samples(part))
+                found = flat_output(self.call(vector, part), count_samples(part))
                 if len(found) == count_samples(inputs):
                     return found
                 if outputs is None:  # allocated once: parts that are kept would pin the memory freed between them
@@ -361,7 +329,7 @@ class ModuleFunction:
         self, layerwise: LayerwiseJacobian, vector: Tensor, inputs: Any, factor: Factor, chunk: int
     ) -> None:
         """See whether rows layer by layer are those of the general way."""
-        trial = self._trial(vector, inputs, factor(slice(0, 1)).shape[2], chunk)
+        trial = Trial.near(self, vector, inputs, factor(slice(0, 1)).shape[2], chunk)
         try:
             found = layerwise.rows(self._layerwise_record(trial.vector, trial.inputs), trial.factor)
         except RuntimeError as error:
@@ -369,47 +337,7 @@ class ModuleFunction:
                 raise
             layerwise.relays = False  # `view`, for one, needs the layout that the module expects
             found = layerwise.rows(self._layerwise_record(trial.vector, trial.inputs), trial.factor)
-        layerwise.works = found is not None and self._is_right(trial, found[:, 0])
-
-    def _trial(self, vector: Tensor, inputs: Any, n_outputs: int, chunk: int) -> Trial:
-        """Return what a faster way to rows is tried on.
-
-        Nothing about it is special: the parameters are not quite those of the start, where a layer may be zero, the
-        samples come in random order, and every one has another factor.
-        """
-        generator = torch.Generator().manual_seed(0)
-        n_samples = min(chunk, count_samples(inputs))
-        part = take(inputs, torch.randperm(n_samples, generator=generator).numpy())
-        factor = (torch.rand(n_samples, 1, n_outputs, generator=generator) + 0.5).to(vector)
-        point = vector
-        if not self._all_scalar:
-            size = vector.abs()
-            noise = torch.randn(len(vector), generator=generator).to(vector)
-            near = vector + NEARBY * noise * (size + size.mean().clamp(NEARBY, 1.0))
-            if self.box is not None:
-                near = clip(near, *self.box.select(None, near))
-            if bool(torch.isfinite(self._call(near, part)).all()):
-                point = near
-        return Trial(point, part, factor)
-
-    def _is_right(self, trial: Trial, rows: Tensor) -> bool:
-        """Return whether rows of all samples, (n_samples, n_params), add up to those of autograd, and some are these.
-
-        Every column has a tolerance of its own, as parameters have units.
-        """
-        leaf = trial.vector.detach().requires_grad_()
-        with torch.enable_grad():
-            outputs = flat_output(self._call(leaf, trial.inputs), len(rows))
-        total = torch.zeros_like(leaf)
-        if outputs.requires_grad:
-            (total,) = torch.autograd.grad(outputs, leaf, trial.factor[:, 0], materialize_grads=True)
-        few = slice(0, CHECKED_ROWS)
-        alone = self._rows_alone(trial.vector, take(trial.inputs, few), trial.factor[few])[:, 0]
-        eps, sizes = torch.finfo(rows.dtype).eps, rows.abs().nan_to_num()
-        rounding = 10 * eps * sizes.max()
-        return _same(rows[few], alone, eps**0.5 * sizes.amax(0) + rounding) and _same(
-            rows.sum(0), total, eps**0.5 * sizes.sum(0) + len(rows) * rounding
-        )
+        layerwise.works = found is not None and trial.confirms(found[:, 0])
 
     def _layerwise_rows(self, vector: Tensor, inputs: Any, record: Any, factor: Tensor) -> Any:
         layerwise: Any = self.layerwise
@@ -418,11 +346,11 @@ class ModuleFunction:
     def _layerwise_record(self, vector: Tensor, inputs: Any) -> Any:
         leaf = vector.detach().requires_grad_()
         layerwise: Any = self.layerwise
-        return layerwise.forward(lambda: flat_output(self._call(leaf, inputs), count_samples(inputs)))
+        return layerwise.forward(lambda: flat_output(self.call(leaf, inputs), count_samples(inputs)))
 
     def _scalar_record(self, vector: Tensor, inputs: Any) -> Any:
         scalars: Any = self.scalars
-        return scalars.forward(self._call_module, vector, inputs, count_samples(inputs))
+        return scalars.forward(self.call_with, vector, inputs, count_samples(inputs))
 
     def _record(self, vector: Tensor, inputs: Any) -> Any:
         """Return a forward pass that the fast way to rows can start from; None where there is none."""
@@ -439,17 +367,17 @@ class ModuleFunction:
         if factor(slice(0, 1)).shape[2] != 1:  # not one output
             scalars.works = False
             return
-        trial = self._trial(vector, inputs, 1, chunk)
-        if len(trial.factor) > 1:
+        if min(chunk, count_samples(inputs)) > 1:
+            trial = Trial.near(self, vector, inputs, 1, chunk)
             scalars.check(
-                self._call_module,
+                self.call_with,
                 trial.vector,
                 trial.inputs,
                 len(trial.factor),
-                lambda rows: self._is_right(trial, trial.factor[:, 0] * rows),
+                lambda rows: trial.confirms(trial.factor[:, 0] * rows),
             )
 
-    def _rows_alone(self, vector: Tensor, inputs: Any, factor: Tensor) -> Tensor:
+    def rows_alone(self, vector: Tensor, inputs: Any, factor: Tensor) -> Tensor:
         """Return the rows of all parameters by backward passes for each sample alone."""
         return torch.stack([self._sample_rows(vector, None, take(inputs, i), own) for i, own in enumerate(factor)])
 
@@ -492,7 +420,10 @@ class ModuleFunction:
             )
             if self.box is not None:
                 ends = torch.stack([clip(end, *self.box.select(None, end)) for end in ends])
-            above, below = (flat_output(self._call(end, some), len(rows))[:, 0] for end in ends)
+            if ends[0, j] == ends[1, j]:  # held
+                found[rows, j] = torch.where(missing[rows, j], 0.0, jacobian[rows, j])
+                continue
+            above, below = (flat_output(self.call(end, some), len(rows))[:, 0] for end in ends)
             slope = (above - below) / (ends[0, j] - ends[1, j])
             slope = torch.where(torch.isfinite(slope), slope, (above - here) / (ends[0, j] - vector[j]))
             slope = torch.where(torch.isfinite(slope), slope, (here - below) / (vector[j] - ends[1, j]))
@@ -507,10 +438,7 @@ class ModuleFunction:
         if seed is None and n_selected < factor.shape[1] and self._forward_works is not False:
             jacobian = self._forward_jacobian(vector, indices, inputs)
             if jacobian is not None and self._forward_works is None:
-                ones = vector.new_ones(1, factor.shape[2])
-                first = self._sample_rows(vector, indices, take(inputs, 0), ones)
-                eps, size = torch.finfo(vector.dtype).eps, jacobian[0].abs().sum(0)
-                self._forward_works = _same(ones @ jacobian[0], first, eps**0.5 * size + 10 * eps * size.max())
+                self._forward_works = self._is_right_alone(vector, indices, inputs, jacobian)
             self._was_forward = jacobian is not None and bool(self._forward_works)
             if jacobian is not None and self._was_forward:
                 return factor @ jacobian
@@ -530,6 +458,17 @@ class ModuleFunction:
             return self._sample_rows(vector, indices, sample, cotangents)
 
         return self._over_samples(one, inputs, factor, seed=seed, fallback=alone)
+
+    def _is_right_alone(self, vector: Tensor, indices: Tensor | None, inputs: Any, jacobian: Tensor) -> bool:
+        """Return whether J of the first samples is that of backward passes for each alone, times a random factor."""
+        few = slice(0, CHECKED_ROWS)
+        generator = torch.Generator().manual_seed(0)
+        factor = torch.rand(len(jacobian[few]), 1, jacobian.shape[1], generator=generator).to(vector)
+        alone = self.rows_alone(vector, take(inputs, few), factor)
+        alone = alone if indices is None else alone[:, :, indices]
+        size = factor @ jacobian[few].abs()
+        rounding = 10 * torch.finfo(vector.dtype).eps * size.max()
+        return same_within(factor @ jacobian[few], alone, tolerance(size) * size + rounding)
 
     def _forward_jacobian(self, vector: Tensor, indices: Tensor | None, inputs: Any) -> Tensor | None:
         """Return J, (n_samples, n_outputs, n_selected), by a forward pass per parameter; None without forward mode."""
@@ -598,17 +537,18 @@ class ModuleFunction:
                 total += torch.autograd.grad(outputs, leaf, cotangent[span], materialize_grads=True)[0]
         return total
 
-    def _call(self, vector: Tensor, inputs: Any) -> Tensor:
-        return self._call_module(self._split(vector), inputs).to(vector.dtype)
+    def call(self, vector: Tensor, inputs: Any) -> Tensor:
+        """Return what the module returns at `vector`, in its dtype."""
+        return self.call_with(self._split(vector), inputs).to(vector.dtype)
 
     def _split(self, vector: Tensor) -> list[Tensor]:
         """Return views of the vector with the shapes of the parameters."""
-        if self._all_scalar:
+        if self.all_scalar:
             return list(vector.unbind())
         parts = torch.split_with_sizes(vector, list(self.sizes.values()))
         return [part.view(p.shape) for p, part in zip(self.parameters.values(), parts, strict=True)]
 
-    def _call_module(self, values: Sequence[Tensor], inputs: Any) -> Tensor:
+    def call_with(self, values: Sequence[Tensor], inputs: Any) -> Tensor:
         """Return what the module returns with other tensors as its parameters, in their order."""
         arguments, keywords = split_arguments(inputs)
         before = [owner[name] for owner, name, _ in self._slots]
@@ -622,7 +562,7 @@ class ModuleFunction:
 
     def _one(self, vector: Tensor, sample: Any) -> Tensor:
         """Return the outputs for one sample, shape (n_outputs,)."""
-        return self._call(vector, map_tensors(lambda tensor: tensor[None], sample)).reshape(-1)
+        return self.call(vector, map_tensors(lambda tensor: tensor[None], sample)).reshape(-1)
 
     def _over_samples(
         self,
@@ -648,18 +588,6 @@ class ModuleFunction:
             seed_rng(seed, self.device)
         n_samples = count_samples(inputs)
         return torch.stack([one(take(inputs, i), *(other[i] for other in others)) for i in range(n_samples)])
-
-
-def _slopes(outputs: Tensor, parameters: list[Tensor]) -> list[Tensor]:
-    """Return the derivatives of a weighted sum of the outputs in the parameters."""
-    if not outputs.requires_grad:
-        return [torch.zeros_like(parameter) for parameter in parameters]
-    weights = torch.arange(1.0, 1 + outputs.numel(), device=outputs.device).to(outputs.dtype).view_as(outputs)
-    return list(torch.autograd.grad(outputs, parameters, weights, materialize_grads=True, allow_unused=True))
-
-
-def _same(one: Tensor, other: Tensor, tolerance: Tensor) -> bool:
-    return bool((((one - other).abs() <= tolerance) | (one == other) | (one.isnan() & other.isnan())).all())
 
 
 def element_names(parameters: Iterable[tuple[str, Tensor]]) -> list[str]:

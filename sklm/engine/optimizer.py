@@ -62,6 +62,7 @@ from sklm.engine.memory import is_out_of_memory, samples_per_chunk, samples_per_
 from sklm.engine.modes import preserved_rng, rng_state, steady_batchnorm
 from sklm.engine.selection import Selection, resolve_selection
 from sklm.engine.solvers import QR, SubProblem, choose_solver
+from sklm.engine.trial import check_reach
 
 MINIMUM_GAIN_RATIO = 1e-4  # as MINPACK; smaller gains may be rounding
 # A batch with fewer rows than parameters says nothing about most directions, where the penalty and the noise of batches
@@ -342,8 +343,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         try:
             with preserved_rng(self.function.device), steady_batchnorm(self.function.modules):
                 start = last or self._evaluate(*data)
-                if not self.n_steps:
-                    self.function.check_reach(inputs)
+                if not self.n_steps and self.solver != "cg":  # there a module may need all rows at once
+                    check_reach(self.function, inputs)
                 result = self._step(*start, fresh)
         except BaseException:
             self.forget()
@@ -395,7 +396,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
     def _state_of(self, data: tuple[Any, ...]) -> _State | None:
         """Return what the loss at the current parameters depends on, as far as tensors and settings tell."""
         held: list[Tensor] = []
-        for part in self.function.modules:
+        of_loss = list(self.criterion.modules())
+        for part in (*self.function.modules, *of_loss):
             held += [tensor for tensor in (*part._parameters.values(), *part._buffers.values()) if tensor is not None]
 
         def hold(tensor: Tensor) -> Tensor:
@@ -406,10 +408,9 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             map_tensors(hold, [part for part in data if part is not None])
         except ValueError:  # something else than tensors
             return None
-        held += [*self.criterion.parameters(), *self.criterion.buffers()]
         flags = [part.training for part in self.function.modules]
         settings = [self.param_groups[0]["lr"], self.jacobian_max_rows, id(self.criterion)]
-        for part in self.criterion.modules():
+        for part in of_loss:
             settings += [value for value in vars(part).values() if isinstance(value, (bool, int, float, str))]
         return _State(held, [[tensor._version for tensor in held], flags, settings])
 

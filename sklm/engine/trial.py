@@ -1,0 +1,123 @@
+"""What is tried on a module before it is differentiated: faster ways to its rows, and whether parameters are replaced.
+
+A faster way that fits by accident would end in wrong parameters, so nothing about a `Trial` is special: the parameters
+are not quite those of the start, where a layer may be zero, the samples come in random order, and each has a factor of
+its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sklm.engine.bounds import clip
+from sklm.engine.inputs import check_output, count_samples, flat_output, split_arguments, take
+from sklm.engine.memory import is_out_of_memory
+from sklm.engine.modes import preserved_rng
+
+if TYPE_CHECKING:
+    from sklm.engine.jacobian import ModuleFunction
+
+CHECKED_ROWS = 3  # that a faster way to rows must get right one by one
+NEARBY = 0.1  # of the parameters: how far from them a way to rows is tried
+REACH_ROWS = 64  # about
+REACH = 0.01  # relative difference of derivatives that rounding does not make
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A point, samples and their factors (n_samples, 1, n_outputs), to try a way to rows on."""
+
+    function: ModuleFunction
+    vector: Tensor
+    inputs: Any
+    factor: Tensor
+
+    @classmethod
+    def near(cls, function: ModuleFunction, vector: Tensor, inputs: Any, n_outputs: int, chunk: int) -> Trial:
+        """Return a trial near `vector` on at most `chunk` samples; at `vector` for scalar parameters."""
+        generator = torch.Generator().manual_seed(0)
+        n_samples = min(chunk, count_samples(inputs))
+        part = take(inputs, torch.randperm(n_samples, generator=generator).numpy())
+        factor = (torch.rand(n_samples, 1, n_outputs, generator=generator) + 0.5).to(vector)
+        point = vector
+        if not function.all_scalar:
+            size = vector.abs()
+            noise = torch.randn(len(vector), generator=generator).to(vector)
+            near = vector + NEARBY * noise * (size + size.mean().clamp(NEARBY, 1.0))
+            if function.box is not None:
+                near = clip(near, *function.box.select(None, near))
+            if _has_value(function, near, part):
+                point = near
+        return cls(function, point, part, factor)
+
+    def confirms(self, rows: Tensor) -> bool:
+        """Return whether rows of all samples, (n_samples, n_params), add up to those of autograd, and some are these.
+
+        Every column has a tolerance of its own, as parameters have units, beside the rounding of the largest.
+        """
+        leaf = self.vector.detach().requires_grad_()
+        with torch.enable_grad():
+            outputs = flat_output(self.function.call(leaf, self.inputs), len(rows))
+        (total,) = _slopes(outputs, [leaf], self.factor[:, 0])
+        few = slice(0, CHECKED_ROWS)
+        alone = self.function.rows_alone(self.vector, take(self.inputs, few), self.factor[few])[:, 0]
+        share, sizes = tolerance(rows), rows.abs().nan_to_num_(posinf=0.0)
+        rounding = 10 * torch.finfo(rows.dtype).eps * sizes.max()
+        return same_within(rows[few], alone, share * sizes.amax(0) + rounding) and same_within(
+            rows.sum(0), total, share * sizes.sum(0) + len(rows) * rounding
+        )
+
+
+def _has_value(function: ModuleFunction, vector: Tensor, inputs: Any) -> bool:
+    try:
+        return bool(torch.isfinite(function.call(vector, inputs)).all())
+    except (RuntimeError, ValueError) as error:  # of a module that takes some parameters only
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise
+        return False
+
+
+def tolerance(rows: Tensor) -> float:
+    """Return the relative difference of rows that rounding may make; convolutions on a GPU may use TF32."""
+    return 0.01 if rows.is_cuda and rows.dtype == torch.float32 else float(torch.finfo(rows.dtype).eps ** 0.5)
+
+
+def check_reach(function: ModuleFunction, inputs: Any) -> None:
+    """Raise where the module does not take its parameters from the attributes that hold them, on some samples."""
+    module, parameters = function.module, function.parameters
+    if getattr(module, "is_elementwise", False):
+        return
+    part = take(inputs, slice(None, None, max(1, count_samples(inputs) // REACH_ROWS)))
+    arguments, keywords = split_arguments(part)
+    copies = [p.detach().clone().requires_grad_(p.requires_grad) for p in parameters.values()]
+    with torch.enable_grad():
+        with preserved_rng(function.device):
+            of_module = check_output(module(*arguments, **keywords))
+        with preserved_rng(function.device):
+            of_copies = function.call_with(copies, part)
+    weights = torch.arange(1.0, 1 + of_module.numel(), device=of_module.device).to(of_module.dtype).view_as(of_module)
+    moving = {name: p for name, p in parameters.items() if p.requires_grad and p.numel()}
+    slopes = _slopes(of_module, list(moving.values()), weights)
+    others = _slopes(of_copies, [copy for copy in copies if copy.requires_grad and copy.numel()], weights)
+    for name, one, other in zip(moving, slopes, others, strict=True):
+        if not same_within(one, other, REACH * one.abs().nan_to_num(posinf=0.0).max()):
+            raise ValueError(
+                f"`module` takes its parameter {name} from elsewhere than from the attribute of this name, as from a "
+                "list, a tuple or a dict; keep it in nn.ParameterList or nn.ParameterDict, or use the attribute."
+            )
+
+
+def _slopes(outputs: Tensor, parameters: list[Tensor], weights: Tensor) -> list[Tensor]:
+    """Return the derivatives of the weighted sum of the outputs in the parameters."""
+    if not outputs.requires_grad:
+        return [torch.zeros_like(parameter) for parameter in parameters]
+    return list(torch.autograd.grad(outputs, parameters, weights, materialize_grads=True, allow_unused=True))
+
+
+def same_within(one: Tensor, other: Tensor, tolerance: Tensor) -> bool:
+    """Return whether two tensors differ by no more than the tolerance, nan equal to nan."""
+    return bool((((one - other).abs() <= tolerance) | (one == other) | (one.isnan() & other.isnan())).all())
