@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CHECKED_ROWS = 3  # that a faster way to rows must get right one by one
 NEARBY = 0.1  # of the parameters: how far from them a way to rows is tried
-REACH_ROWS = 64  # about
+REACH_ROWS = 64  # at most
 REACH = 0.01  # relative difference of derivatives that rounding does not make
 
 
@@ -91,7 +91,7 @@ def check_reach(function: ModuleFunction, inputs: Any) -> None:
     module, parameters = function.module, function.parameters
     if getattr(module, "is_elementwise", False):
         return
-    part = take(inputs, slice(None, None, max(1, count_samples(inputs) // REACH_ROWS)))
+    part = take(inputs, slice(None, None, -(-count_samples(inputs) // REACH_ROWS)))
     arguments, keywords = split_arguments(part)
     copies = [p.detach().clone().requires_grad_(p.requires_grad) for p in parameters.values()]
     with torch.enable_grad():
