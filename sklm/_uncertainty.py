@@ -16,6 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from sklm import inference
 from sklm._data import KEPT_BYTES, kept_rows
 from sklm._net import LMNet
+from sklm._profile import profile
 from sklm._report import HIGH_CORRELATION, Summary
 from sklm.curves import Curve
 from sklm.engine._checks import check_choice, check_integer, check_real
@@ -211,7 +212,7 @@ class Uncertainty(LMNet):
             if problem is None:
                 ends = found.estimates[index] + np.array([-1, 1]) * reach[index]
             else:
-                ends = inference.profile(problem, found, index, levels=[level])[0][0]
+                ends = profile(problem, found, index, levels=[level])[0][0]
             intervals[name] = float(ends[0]), float(ends[1])
         return intervals
 
@@ -235,7 +236,7 @@ class Uncertainty(LMNet):
         found = self._infer()
         check_choice("name", name, found.names)
         index = found.names.index(name)
-        _, values, z = inference.profile(self._problem(), found, index, levels=[level], n_points=n_points)
+        _, values, z = profile(self._problem(), found, index, levels=[level], n_points=n_points)
         return values, z
 
     def predict_interval(

@@ -17,7 +17,8 @@ ROWS = [
     {"sklm.estimators"},
     {"sklm._uncertainty"},
     {"sklm._net"},
-    {"sklm._data", "sklm._device", "sklm._progress", "sklm.inference", "sklm._report"},
+    {"sklm._data", "sklm._device", "sklm._progress", "sklm._profile", "sklm._report"},
+    {"sklm.inference"},
     {"sklm.engine"},
     {"sklm.modules", "sklm.curves"},
 ]
@@ -29,6 +30,7 @@ THIRD_PARTY = {
     "sklm._device": {"numpy", "sklearn", "torch"},
     "sklm._data": {"numpy", "scipy", "sklearn", "torch"},
     "sklm._uncertainty": {"numpy", "scipy", "sklearn", "torch"},
+    "sklm._profile": {"numpy", "scipy", "torch"},
     "sklm.inference": {"numpy", "scipy", "torch"},
     "sklm._progress": {"tqdm"},
     "sklm._report": {"numpy", "pandas"},

@@ -171,7 +171,7 @@ def test_workers_draw_no_bar_over_one_another():
     os.close(theirs)
     drawn = os.read(ours, 100_000).decode()
     os.close(ours)
-    assert drawn.count("0/100 [") == 1  # of the last fit, to all data, in the process itself
+    assert drawn.count(" 0/100 [") == 1  # of the last fit, to all data, in the process itself
     assert result.stdout.count("Converged after") == len(result.stdout.splitlines()) == 5
 
 

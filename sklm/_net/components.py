@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from sklm._data import TensorData
 from sklm._device import DTYPES, draw_seed, dtype_name, resolve_device
 from sklm._net.intake import Data, WithData
+from sklm._net.parameters import init_takes_weights
 from sklm.curves import Curve, curve, is_curve
 from sklm.engine import LevenbergMarquardt
 from sklm.engine._checks import check_keywords, parameters_of
@@ -307,8 +308,7 @@ class WithParts(WithData):
         targets = data.targets
         if targets.is_floating_point():
             targets = self.criterion_.link(targets)
-        weighted = "sample_weight" in parameters_of(getattr(method, "__func__", method))
-        weights = {"sample_weight": data.weights} if weighted else {}
+        weights = {"sample_weight": data.weights} if init_takes_weights(self.module_) else {}
         with preserved_rng(self.device_):
             seed_rng(self.optimizer_.seed, self.device_)
             if self.n_init > 1 and isinstance(self.module_, Curve):

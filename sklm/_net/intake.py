@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import inspect
 import math
 import warnings
 from collections.abc import Iterator, Mapping
@@ -29,7 +28,7 @@ from sklm._data import (
     validate_inputs,
 )
 from sklm._device import dtype_name, resolve_device, resolve_dtype
-from sklm._net.parameters import Parameterized
+from sklm._net.parameters import Parameterized, init_takes_weights
 from sklm.curves import Curve, is_curve
 from sklm.engine.evidence import check_alpha, n_rows_of
 from sklm.engine.inputs import Reader
@@ -93,11 +92,11 @@ class WithData(Parameterized):
         if weights is not None and not weights.all():
             data = data.subset(np.flatnonzero(weights))  # weight 0 is a row that is not there
         sees_rows = self.early_stopping or self.train_split or isinstance(self.callbacks, list)
-        if (self.batch_size == -1 or is_curve(self.module)) and not sees_rows and self._init_takes_weights():
+        if (self.batch_size == -1 or is_curve(self.module)) and not sees_rows and init_takes_weights(self.module):
             merged = merge_repeated_rows(data, self.dtype_)
             # where all rows occur twice, say, the evidence would take these weights for one row each
-            n_rows = len(data) if data.weights is None else n_rows_of(data.weights)
-            if is_curve(self.module) or merged.weights is None or n_rows_of(merged.weights) == n_rows:
+            before, after = (len(part) if part.weights is None else n_rows_of(part.weights) for part in (data, merged))
+            if before == after or not check_alpha(self._alpha()):
                 data = merged
         return data
 
@@ -146,11 +145,6 @@ class WithData(Parameterized):
             return columns
 
         return validate_columns(self, X, find, reset=reset)
-
-    def _init_takes_weights(self) -> bool:
-        """Return whether the module's `init_from_data`, if it has one, takes weights."""
-        method = getattr(self.module, "init_from_data", None)
-        return method is None or "sample_weight" in inspect.signature(method).parameters
 
     def _prediction_data(self, X: Any) -> TensorData:
         """Return inputs for prediction; data that are ours already pass through."""

@@ -17,7 +17,7 @@ from torch import nn
 
 from sklm._device import checked_random_state, dtype_name, resolve_device
 from sklm.curves import Curve
-from sklm.engine._checks import check_integer, check_real, did_you_mean
+from sklm.engine._checks import check_integer, check_real, did_you_mean, parameters_of
 from sklm.engine.evidence import check_alpha
 
 OF_SKORCH = ("callbacks_", "init_context_", "initialized_")
@@ -288,6 +288,12 @@ class Parameterized(skorch.NeuralNet, abc.ABC):
             )
         if self.callbacks is not None and not isinstance(self.callbacks, list) and self.callbacks != "disable":
             raise ValueError(f"`callbacks` must be None, a list or 'disable'; got {self.callbacks!r}.")
+
+
+def init_takes_weights(module: Any) -> bool:
+    """Return whether the `init_from_data` of a module or its class, if it has one, takes weights."""
+    method = getattr(module, "init_from_data", None)
+    return method is None or "sample_weight" in parameters_of(getattr(method, "__func__", method))
 
 
 class _Name(str):

@@ -80,7 +80,7 @@ def first_alpha(loss: float, n_matrices: int) -> float:
     return 2 * share * abs(loss) or 1.0  # a likelihood without its constant may be below 0; with nothing to fit, any
 
 
-def dispersion(criterion: Loss, n_outputs: int) -> float | None:
+def known_dispersion(criterion: Loss, n_outputs: int) -> float | None:
     """Return what the loss is a multiple of the likelihood by; None where the noise of the data is estimated."""
     plain, scale = plain_form(criterion, n_outputs)
     return None if isinstance(plain, Elementwise) else scale
@@ -109,7 +109,7 @@ def estimate(
     n_outputs : int
         Per sample.
     dispersion : float or None
-        See the function of this name.
+        See `known_dispersion`.
     """
     inverse = problem.inverse_diagonal()
     if inverse is None:

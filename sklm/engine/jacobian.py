@@ -44,7 +44,7 @@ from sklm.engine.layerwise import LayerwiseJacobian
 from sklm.engine.memory import is_out_of_memory
 from sklm.engine.modes import quiet_forward_mode, seed_rng
 from sklm.engine.scalars import ScalarJacobian
-from sklm.engine.trial import CHECKED_ROWS, Trial, same_within, tolerance
+from sklm.engine.trial import CHECKED_ROWS, Trial
 
 FORWARD_ROWS = 2**16  # samples of a forward pass without derivatives
 KEPT_BYTES = 128 * 2**20  # of a graph that waits for the Jacobian
@@ -420,13 +420,12 @@ class ModuleFunction:
             )
             if self.box is not None:
                 ends = torch.stack([clip(end, *self.box.select(None, end)) for end in ends])
-            if ends[0, j] == ends[1, j]:  # held
-                found[rows, j] = torch.where(missing[rows, j], 0.0, jacobian[rows, j])
-                continue
-            above, below = (flat_output(self.call(end, some), len(rows))[:, 0] for end in ends)
-            slope = (above - below) / (ends[0, j] - ends[1, j])
-            slope = torch.where(torch.isfinite(slope), slope, (above - here) / (ends[0, j] - vector[j]))
-            slope = torch.where(torch.isfinite(slope), slope, (here - below) / (vector[j] - ends[1, j]))
+            slope = torch.zeros_like(here)
+            if ends[0, j] != ends[1, j]:  # not held
+                above, below = (flat_output(self.call(end, some), len(rows))[:, 0] for end in ends)
+                slope = (above - below) / (ends[0, j] - ends[1, j])
+                slope = torch.where(torch.isfinite(slope), slope, (above - here) / (ends[0, j] - vector[j]))
+                slope = torch.where(torch.isfinite(slope), slope, (here - below) / (vector[j] - ends[1, j]))
             found[rows, j] = torch.where(missing[rows, j], slope, jacobian[rows, j])
         return found
 
@@ -438,7 +437,7 @@ class ModuleFunction:
         if seed is None and n_selected < factor.shape[1] and self._forward_works is not False:
             jacobian = self._forward_jacobian(vector, indices, inputs)
             if jacobian is not None and self._forward_works is None:
-                self._forward_works = self._is_right_alone(vector, indices, inputs, jacobian)
+                self._try_forward(vector, indices, inputs, jacobian)
             self._was_forward = jacobian is not None and bool(self._forward_works)
             if jacobian is not None and self._was_forward:
                 return factor @ jacobian
@@ -459,16 +458,12 @@ class ModuleFunction:
 
         return self._over_samples(one, inputs, factor, seed=seed, fallback=alone)
 
-    def _is_right_alone(self, vector: Tensor, indices: Tensor | None, inputs: Any, jacobian: Tensor) -> bool:
-        """Return whether J of the first samples is that of backward passes for each alone, times a random factor."""
-        few = slice(0, CHECKED_ROWS)
-        generator = torch.Generator().manual_seed(0)
-        factor = torch.rand(len(jacobian[few]), 1, jacobian.shape[1], generator=generator).to(vector)
-        alone = self.rows_alone(vector, take(inputs, few), factor)
-        alone = alone if indices is None else alone[:, :, indices]
-        size = factor @ jacobian[few].abs()
-        rounding = 10 * torch.finfo(vector.dtype).eps * size.max()
-        return same_within(factor @ jacobian[few], alone, tolerance(size) * size + rounding)
+    def _try_forward(self, vector: Tensor, indices: Tensor | None, inputs: Any, jacobian: Tensor) -> None:
+        """See whether J of the first samples is that of backward passes, times a random factor."""
+        some = jacobian[:CHECKED_ROWS]
+        factor = torch.rand(len(some), 1, some.shape[1], generator=torch.Generator().manual_seed(0)).to(vector)
+        trial = Trial(self, vector, inputs, factor)
+        self._forward_works = trial.confirms_some((factor @ some)[:, 0], (factor @ some.abs())[:, 0], indices)
 
     def _forward_jacobian(self, vector: Tensor, indices: Tensor | None, inputs: Any) -> Tensor | None:
         """Return J, (n_samples, n_outputs, n_selected), by a forward pass per parameter; None without forward mode."""

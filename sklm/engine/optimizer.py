@@ -49,9 +49,9 @@ from sklm.engine.damping import Damping, resolve_damping
 from sklm.engine.evidence import (
     LOSS_TOLERANCE,
     check_alpha,
-    dispersion,
     estimate,
     first_alpha,
+    known_dispersion,
     n_rows_of,
 )
 from sklm.engine.inputs import count_samples, map_tensors
@@ -60,6 +60,7 @@ from sklm.engine.linearization import Batch, Linearization, Point
 from sklm.engine.losses import Loss, resolve_loss
 from sklm.engine.memory import is_out_of_memory, samples_per_chunk, samples_per_random_chunk
 from sklm.engine.modes import preserved_rng, rng_state, steady_batchnorm
+from sklm.engine.result import StepResult
 from sklm.engine.selection import Selection, resolve_selection
 from sklm.engine.solvers import QR, SubProblem, choose_solver
 from sklm.engine.trial import check_reach
@@ -76,61 +77,6 @@ LAST = 1e-14  # relative offset that a step will leave, from which on it is the 
 SHORTEST_STEP = 1 / 8  # Gauss-Newton steps overshoot where residuals are large: they are halved down to this
 OFFSET_LIMIT = 1e-3  # of Bates and Watts 1981, "A relative offset orthogonality convergence criterion"
 ROUNDING = 1e3  # times the machine epsilon: of the loss, where residuals are as large as the outputs
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one step did.
-
-    Attributes
-    ----------
-    loss : float
-        F at the parameters that the module has now.
-    initial_loss : float
-        F before the step.
-    accepted : bool
-        Whether the parameters moved.
-    attempts : int
-        Damping factors tried; 0 when the gradient test had passed before the first.
-    damping : float
-        Damping factor lambda of the last attempt.
-    gain_ratio : float
-        Actual over predicted reduction of the last attempt; nan when there was none.
-    status : {"running", "converged", "failed"}
-        ``"failed"``: no further step can help, because the loss or the Jacobian is not finite or damping is at its
-        maximum.
-    message : str
-        Which test passed or what failed, with its value; empty while running after an accepted step.
-    solver : str
-        The solver used, and why.
-    outputs : Tensor of shape (n_samples, n_outputs)
-        Outputs of the module at its present parameters.
-    jacobian : str
-        How the Jacobian was computed: ``"layerwise"``, ``"scalar"``, ``"forward"``, ``"functional"`` or
-        ``"sample by sample"``.
-    cosine : float
-        Largest cosine between the residuals and a column of the Jacobian (a free parameter's): before the step or,
-        after the Gauss-Newton steps at the end, now or before the last of them. 0 at a minimum, 1 at most.
-    alpha, n_effective, log_evidence : float
-        With ``alpha="bayes"`` the penalty of this step, and before it the effective number of parameters and the
-        evidence; nan else.
-    """
-
-    loss: float
-    initial_loss: float
-    accepted: bool
-    attempts: int
-    damping: float
-    gain_ratio: float
-    status: str
-    message: str
-    solver: str
-    outputs: Tensor
-    jacobian: str
-    cosine: float = math.nan
-    alpha: float = math.nan
-    n_effective: float = math.nan
-    log_evidence: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -444,7 +390,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
                 batch.total,
                 float(batch.weights @ point.values),
                 point.outputs.shape[1],
-                dispersion=dispersion(self.criterion, point.outputs.shape[1]),
+                dispersion=known_dispersion(self.criterion, point.outputs.shape[1]),
             )
         if found is None:
             return replace(result, alpha=alpha)

@@ -63,13 +63,19 @@ class Trial:
         with torch.enable_grad():
             outputs = flat_output(self.function.call(leaf, self.inputs), len(rows))
         (total,) = _slopes(outputs, [leaf], self.factor[:, 0])
+        sizes = rows.abs().nan_to_num_(posinf=0.0)
+        bound = _tolerance(rows) * sizes.sum(0) + len(rows) * _rounding(sizes)
+        return self.confirms_some(rows, sizes.amax(0)) and _same_within(rows.sum(0), total, bound)
+
+    def confirms_some(self, rows: Tensor, sizes: Tensor, indices: Tensor | None = None) -> bool:
+        """Return whether the first rows, (n_samples, n_selected), are those of backward passes for each alone.
+
+        Their sizes, of shape (n_selected,) or with a row for each, scale the tolerance.
+        """
         few = slice(0, CHECKED_ROWS)
         alone = self.function.rows_alone(self.vector, take(self.inputs, few), self.factor[few])[:, 0]
-        share, sizes = tolerance(rows), rows.abs().nan_to_num_(posinf=0.0)
-        rounding = 10 * torch.finfo(rows.dtype).eps * sizes.max()
-        return same_within(rows[few], alone, share * sizes.amax(0) + rounding) and same_within(
-            rows.sum(0), total, share * sizes.sum(0) + len(rows) * rounding
-        )
+        alone = alone if indices is None else alone[:, indices]
+        return _same_within(rows[few], alone, _tolerance(rows) * sizes + _rounding(sizes))
 
 
 def _has_value(function: ModuleFunction, vector: Tensor, inputs: Any) -> bool:
@@ -81,9 +87,14 @@ def _has_value(function: ModuleFunction, vector: Tensor, inputs: Any) -> bool:
         return False
 
 
-def tolerance(rows: Tensor) -> float:
+def _tolerance(rows: Tensor) -> float:
     """Return the relative difference of rows that rounding may make; convolutions on a GPU may use TF32."""
     return 0.01 if rows.is_cuda and rows.dtype == torch.float32 else float(torch.finfo(rows.dtype).eps ** 0.5)
+
+
+def _rounding(sizes: Tensor) -> Tensor:
+    """Return a bound on the rounding of numbers beside the largest of these."""
+    return 10 * torch.finfo(sizes.dtype).eps * sizes.max()
 
 
 def check_reach(function: ModuleFunction, inputs: Any) -> None:
@@ -104,7 +115,7 @@ def check_reach(function: ModuleFunction, inputs: Any) -> None:
     slopes = _slopes(of_module, list(moving.values()), weights)
     others = _slopes(of_copies, [copy for copy in copies if copy.requires_grad and copy.numel()], weights)
     for name, one, other in zip(moving, slopes, others, strict=True):
-        if not same_within(one, other, REACH * one.abs().nan_to_num(posinf=0.0).max()):
+        if not _same_within(one, other, REACH * one.abs().nan_to_num(posinf=0.0).max()):
             raise ValueError(
                 f"`module` takes its parameter {name} from elsewhere than from the attribute of this name, as from a "
                 "list, a tuple or a dict; keep it in nn.ParameterList or nn.ParameterDict, or use the attribute."
@@ -118,6 +129,6 @@ def _slopes(outputs: Tensor, parameters: list[Tensor], weights: Tensor) -> list[
     return list(torch.autograd.grad(outputs, parameters, weights, materialize_grads=True, allow_unused=True))
 
 
-def same_within(one: Tensor, other: Tensor, tolerance: Tensor) -> bool:
+def _same_within(one: Tensor, other: Tensor, tolerance: Tensor) -> bool:
     """Return whether two tensors differ by no more than the tolerance, nan equal to nan."""
     return bool((((one - other).abs() <= tolerance) | (one == other) | (one.isnan() & other.isnan())).all())
