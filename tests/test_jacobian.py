@@ -968,3 +968,45 @@ def test_parameters_without_numbers_and_zero_rows_at_first():
 
     with pytest.raises(ValueError, match="parameter a from elsewhere"):
         check_reach(ModuleFunction(Gated()), torch.cat([torch.zeros(5, 1), torch.ones(5, 1)]))
+
+
+class Radial(nn.Module):
+    """Where `vmap` of torch, over samples and their rows at once, gives wrong derivatives of `cdist`."""
+
+    def __init__(self, n_outputs, *, drop=0.0):
+        super().__init__()
+        self.centers, self.last = nn.Parameter(torch.randn(4, 2)), nn.Linear(4, n_outputs)
+        self.dropout = nn.Dropout(drop)
+
+    def forward(self, x):
+        return self.last(self.dropout(torch.exp(-torch.cdist(x, self.centers).square())))
+
+
+class Determinant(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.matrix = nn.Parameter(torch.randn(2, 3, 3))
+
+    def forward(self, x):
+        return torch.linalg.det(self.matrix + x[:, :1, None, None].expand(-1, 2, 3, 3).tril())
+
+
+@pytest.mark.parametrize("make", [lambda: Radial(3), Determinant], ids=["cdist", "det"])
+def test_operations_that_torch_does_not_batch_twice(make):
+    torch.manual_seed(0)
+    function, x = ModuleFunction(make().double()), draw(N, 2)
+    outputs = function.outputs(function.vector(), x).shape[1]
+    factor = draw(N, 3, outputs)
+    torch.testing.assert_close(all_rows(function, x, factor), function.rows_alone(function.vector(), x, factor))
+    assert function.method == "functional"
+
+
+def test_operations_that_torch_does_not_batch_twice_beside_dropout():
+    torch.manual_seed(0)
+    module, x, factor = Radial(3, drop=0.5).double(), draw(N, 2), draw(N, 3, 3)
+    function = ModuleFunction(module)
+    at_once = all_rows(function, x, factor, seed=3)
+    alone = torch.cat([all_rows(function, x, factor[:, k : k + 1], seed=3) for k in range(3)], 1)
+    torch.testing.assert_close(at_once, alone)
+    assert function.method == "functional"
+    assert all(part.training for part in module.modules())

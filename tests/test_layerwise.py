@@ -412,8 +412,23 @@ def large_units():
     return Trend().double(), X, torch.ones(40).double()
 
 
+def saturates_later():
+    layers = nn.Linear(2, 8), nn.Hardtanh(-0.5, 0.5, inplace=True), nn.Linear(8, 1)
+    nn.init.uniform_(layers[0].weight, -0.05, 0.05)
+    nn.init.zeros_(layers[0].bias)
+    return nn.Sequential(*layers).double(), torch.rand(40, 2).double(), torch.ones(40).double()
+
+
 @pytest.mark.parametrize(
-    "case", [last_layer_zero, all_units_active_at_first, no_weight_on_first_rows, sorted_at_first, large_units]
+    "case",
+    [
+        last_layer_zero,
+        all_units_active_at_first,
+        no_weight_on_first_rows,
+        sorted_at_first,
+        large_units,
+        saturates_later,
+    ],
 )
 def test_modules_that_look_layerwise_at_the_start(case):
     torch.manual_seed(0)

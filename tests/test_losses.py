@@ -561,14 +561,40 @@ def test_the_trick_stays_below_the_largest_curvature_of_the_logistic_loss(logit)
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: BinaryCrossEntropy(from_logits=False), lambda: TorchLoss(nn.BCELoss())],
-    ids=["BinaryCrossEntropy", "BCELoss"],
+    [
+        lambda: BinaryCrossEntropy(from_logits=False),
+        lambda: TorchLoss(nn.BCELoss()),
+        lambda: TorchLoss(nn.BCELoss(weight=tensor(1.0))),
+    ],
+    ids=["BinaryCrossEntropy", "BCELoss", "BCELoss, weight"],
 )
 def test_outputs_that_are_not_numbers_give_a_value_that_is_none(make):
     # a trial step may end in nan; the engine rejects it by its loss, so the loss must not raise
-    values = make().value(tensor([0.5], [np.nan]), tensor([1.0], [1.0]))
+    values = make().value(tensor([0.5], [np.nan], [1.1]), tensor([1.0], [1.0], [1.0]))
     assert values[0].item() == pytest.approx(np.log(2))
-    assert bool(values[1].isnan())
+    assert values[1:].isnan().all()
+
+
+def test_batchmean_is_a_sum_over_the_outputs():
+    outputs, targets = LOGITS.log_softmax(1), SOFT
+    loss = nn.KLDivLoss(reduction="batchmean")
+    assert TorchLoss(loss)(outputs, targets).item() == pytest.approx(loss(outputs, targets).item(), rel=1e-14)
+
+
+def test_no_count_where_none_is_expected():
+    loss = Poisson(log_link=False)
+    outputs, targets = tensor([0.0], [1e-300], [2.0]), tensor([0.0], [0.0], [3.0])
+    residual, factor = loss.ggn(outputs, targets)
+    assert torch.isfinite(residual).all()
+    assert torch.isfinite(factor).all()
+    np.testing.assert_allclose((factor[:, 0] * residual)[:, 0], [1.0, 1.0, -0.5], rtol=1e-14)
+    assert not torch.isfinite(loss.gradient(tensor([0.0]), tensor([1.0]))).any()  # a count that cannot be
+
+
+@pytest.mark.parametrize("make", [Huber, SoftL1, Cauchy])
+def test_sampling_is_refused_by_name(make):
+    with pytest.raises(ValueError, match=rf"curvature='mc'` is for the cross-entropy.*{make.__name__}"):
+        make(curvature="mc")
 
 
 def test_a_negative_loss_has_no_square_root():

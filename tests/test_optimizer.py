@@ -1103,6 +1103,7 @@ RESUMED = {
     "standard": (net, {"damping": "standard", "lr": 0.5, "alpha": 0.1}),
     "more": (net, {"damping": NielsenDamping(scaling="more")}),
     "sampled": (lambda: net(n_out=3), {"criterion": CrossEntropy(curvature="mc")}),
+    "chunks": (lambda: net(n_out=2).float(), {"jacobian_max_rows": 7}),
 }
 
 
@@ -1118,6 +1119,8 @@ def through_torch_save(state):
 def test_resumes_bit_for_bit(case, how):
     make, keywords = RESUMED[case]
     x, y = draw(20, 2), torch.arange(20) % 3 if case == "sampled" else draw(20, 1)
+    if case == "chunks":  # in float32, where rounding shows in which chunks the outputs were computed
+        x, y = draw(300, 2).float(), draw(300, 2).float()
     optimizer = LevenbergMarquardt(make(), seed=1, **keywords)
     for _ in range(3):
         optimizer.step(x, y)
@@ -1134,6 +1137,38 @@ def test_resumes_bit_for_bit(case, how):
         one, two = optimizer.step(x, y), other.step(x, y)
         assert (one.loss, one.damping, one.attempts) == (two.loss, two.damping, two.attempts)
         assert torch.equal(flat(optimizer.module), flat(other.module))
+
+
+def test_outputs_of_a_step_may_be_changed():
+    x, y = draw(20, 2), draw(20, 1)
+    one, two = (LevenbergMarquardt(net(), seed=1) for _ in range(2))
+    for _ in range(5):
+        result, same = one.step(x, y), two.step(x, y)
+        assert result.loss == same.loss
+        result.outputs.sub_(y)
+
+
+def test_damping_stays_below_its_maximum_on_small_batches():
+    x, y = draw(20, 3), draw(20, 1)
+    damping = NielsenDamping(initial=1e-4, maximum=1e-4)
+    optimizer = LevenbergMarquardt(
+        nn.Sequential(nn.Linear(3, 20), nn.Tanh(), nn.Linear(20, 1)).double(), damping=damping
+    )
+    assert optimizer.step(x[:10], y[:10], fresh=(x[10:], y[10:])).damping <= 1e-4
+
+
+def test_a_scripted_module():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)).double()
+    with pytest.warns(DeprecationWarning, match="jit"):
+        scripted = torch.jit.script(copy.deepcopy(plain))
+    x, y = draw(20, 2), draw(20, 1)
+    one, two = (LevenbergMarquardt(module, jacobian="functional") for module in (plain, scripted))
+    auto = LevenbergMarquardt(copy.deepcopy(scripted))
+    for _ in range(3):
+        loss = one.step(x, y).loss
+        assert two.step(x, y).loss == pytest.approx(loss, rel=1e-9)
+        assert auto.step(x, y).loss == pytest.approx(loss, rel=1e-9)
 
 
 def test_state_dict_is_a_snapshot():

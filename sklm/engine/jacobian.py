@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,7 +44,7 @@ from sklm.engine.inputs import (
 )
 from sklm.engine.layerwise import LayerwiseJacobian
 from sklm.engine.memory import is_out_of_memory
-from sklm.engine.modes import quiet_forward_mode, seed_rng
+from sklm.engine.modes import evaluating, quiet_forward_mode, seed_rng
 from sklm.engine.scalars import ScalarJacobian
 from sklm.engine.trial import CHECKED_ROWS, Trial
 
@@ -109,6 +111,7 @@ class ModuleFunction:
         self.places = [(f"{path}.{name}" if path else name, i) for path, _, name, i in found]
         self._slots = [(owner, name, i) for _, owner, name, i in found]
         self.vmap_works = True
+        self._nests: bool | None = None  # whether `vmap` also works over the rows of a sample; None before it was tried
         self._forward_works: bool | None = None  # None before it was wanted
         self._was_forward = False  # the last time
         self._gram_works = True
@@ -162,14 +165,16 @@ class ModuleFunction:
         `keep`, the forward pass serves the next call of `rows` for the same vector and inputs too, until `forget`, if
         its graph is not larger than `KEPT_BYTES`.
         """
-        if keep and seed is None and count_samples(inputs) <= self._kept_samples:
+        is_small = count_samples(inputs) <= self._kept_samples
+        if keep and seed is None and is_small:
             recorded = self._recorded(vector, inputs)
             if recorded is not None:
                 return recorded
         if seed is None:
             outputs: Tensor | None = None
-            for span, part in chunks(inputs, FORWARD_ROWS):
-                found = flat_output(self.call(vector, part), count_samples(part))
+            for span, part in chunks(inputs, self._chunk if is_small else FORWARD_ROWS):  # kept or not: same rounding
+                with self.layerwise.relayed() if is_small and self.layerwise is not None else nullcontext():
+                    found = flat_output(self.call(vector, part), count_samples(part))
                 if len(found) == count_samples(inputs):
                     return found
                 if outputs is None:  # allocated once: parts that are kept would pin the memory freed between them
@@ -185,6 +190,8 @@ class ModuleFunction:
 
     def _recorded(self, vector: Tensor, inputs: Any) -> Tensor | None:
         """Return the outputs and keep the records of all chunks; None where there are none."""
+        if self._fast_rows(vector, inputs, lambda: self._count_outputs(vector, inputs), self._chunk) is None:
+            return None
         records, outputs = {}, []
         for span, part in chunks(inputs, self._chunk):
             record = self._record(vector, part)
@@ -194,6 +201,17 @@ class ModuleFunction:
             outputs.append(flat_output(record.outputs.detach(), count_samples(part)))
         self._kept = vector, inputs, self._chunk, records
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _count_outputs(self, vector: Tensor, inputs: Any) -> int:
+        return flat_output(self.call(vector, take(inputs, slice(0, 1))), 1).shape[1]
+
+    def state_dict(self) -> dict[str, int]:
+        """Return in which chunks `outputs` keeps its forward passes: rounding depends on them."""
+        return {"chunk": self._chunk, "kept_samples": self._kept_samples}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Take the state that `state_dict` returned."""
+        self._chunk, self._kept_samples = state["chunk"], state["kept_samples"]
 
     def rows(
         self,
@@ -223,7 +241,7 @@ class ModuleFunction:
         of = factor if callable(factor) else factor.__getitem__
         fast = None
         if seed is None:
-            fast = self._fast_rows(vector, inputs, of, chunk)
+            fast = self._fast_rows(vector, inputs, lambda: of(slice(0, 1)).shape[2], chunk)
         if fast is None and self.jacobian == "layerwise":
             raise ValueError(
                 "`jacobian='layerwise'` needs a module whose trainable parameters all sit in Linear, Conv1d, Conv2d, "
@@ -276,7 +294,8 @@ class ModuleFunction:
         chunk : int
             Samples whose rows fit in memory at once.
         """
-        if self._fast_rows(vector, inputs, lambda span: linearize(span)[1], chunk) is None or self.layerwise is None:
+        fast = self._fast_rows(vector, inputs, lambda: linearize(slice(0, 1))[1].shape[2], chunk)
+        if fast is None or self.layerwise is None:
             return None
         layers = self.layerwise.linear(vector.device)
         if layers is None or not self._gram_works:
@@ -302,16 +321,16 @@ class ModuleFunction:
         return *sums.matrix(), square
 
     def _fast_rows(
-        self, vector: Tensor, inputs: Any, factor: Factor, chunk: int
+        self, vector: Tensor, inputs: Any, count_outputs: Callable[[], int], chunk: int
     ) -> Callable[[Tensor, Any, Any, Tensor], Tensor | None] | None:
         """Return the faster way to rows that this module allows, if one does; see on the first use."""
         scalars, layerwise = self.scalars, self.layerwise
         if scalars is not None and scalars.works is None:
-            self._try_scalars(scalars, vector, inputs, factor, chunk)
+            self._try_scalars(scalars, vector, inputs, count_outputs(), chunk)
         if scalars is not None and scalars.works:
             return self._scalar_rows
         if layerwise is not None and layerwise.works is None:
-            self._try_layerwise(layerwise, vector, inputs, factor, chunk)
+            self._try_layerwise(layerwise, vector, inputs, count_outputs(), chunk)
         return self._layerwise_rows if layerwise is not None and layerwise.works else None
 
     @property
@@ -326,10 +345,10 @@ class ModuleFunction:
         return "functional" if self.vmap_works else "sample by sample"
 
     def _try_layerwise(
-        self, layerwise: LayerwiseJacobian, vector: Tensor, inputs: Any, factor: Factor, chunk: int
+        self, layerwise: LayerwiseJacobian, vector: Tensor, inputs: Any, n_outputs: int, chunk: int
     ) -> None:
         """See whether rows layer by layer are those of the general way."""
-        trial = Trial.near(self, vector, inputs, factor(slice(0, 1)).shape[2], chunk)
+        trial = Trial.near(self, vector, inputs, n_outputs, chunk)
         try:
             found = layerwise.rows(self._layerwise_record(trial.vector, trial.inputs), trial.factor)
         except RuntimeError as error:
@@ -362,9 +381,9 @@ class ModuleFunction:
         """Drop what `outputs` and `rows` have kept."""
         self._kept = self._last = None
 
-    def _try_scalars(self, scalars: ScalarJacobian, vector: Tensor, inputs: Any, factor: Factor, chunk: int) -> None:
+    def _try_scalars(self, scalars: ScalarJacobian, vector: Tensor, inputs: Any, n_outputs: int, chunk: int) -> None:
         """See whether rows from copies of scalar parameters are those of the general way; one sample does not tell."""
-        if factor(slice(0, 1)).shape[2] != 1:  # not one output
+        if n_outputs != 1:
             scalars.works = False
             return
         if min(chunk, count_samples(inputs)) > 1:
@@ -442,6 +461,26 @@ class ModuleFunction:
             if jacobian is not None and self._was_forward:
                 return factor @ jacobian
         self._was_forward = False
+        if factor.shape[1] > 1 and self._nests is None:
+            self._try_nested(vector, inputs, factor.shape[2], draws=seed is not None)
+        return self._batched_rows(vector, indices, inputs, factor, seed)
+
+    def _try_nested(self, vector: Tensor, inputs: Any, n_outputs: int, *, draws: bool) -> None:
+        """See whether two rows per sample at once are right: for some operations torch batches only once."""
+        with evaluating(self.module) if draws else nullcontext():  # what is drawn does not compare
+            trial = Trial.near(self, vector, inputs, n_outputs, CHECKED_ROWS)
+            other = replace(trial, factor=trial.factor.flip(0))
+            self._nests = True
+            rows = self._batched_rows(
+                trial.vector, None, trial.inputs, torch.cat([trial.factor, other.factor], 1), None
+            ).unbind(1)
+            sizes = [part.abs().nan_to_num_(posinf=0.0) for part in rows]
+            self._nests = all(map(Trial.confirms_some, (trial, other), rows, sizes))
+
+    def _batched_rows(
+        self, vector: Tensor, indices: Tensor | None, inputs: Any, factor: Tensor, seed: int | None
+    ) -> Tensor:
+        """Return the rows by vector-Jacobian products, batched over samples."""
         selected = vector if indices is None else vector[indices]
 
         def insert(part: Tensor) -> Tensor:
@@ -449,8 +488,8 @@ class ModuleFunction:
 
         def one(sample: Any, cotangents: Tensor) -> Tensor:
             pullback = torch.func.vjp(lambda part: self._one(insert(part), sample), selected)[1]
-            if len(cotangents) == 1:
-                return pullback(cotangents[0])[0][None]
+            if len(cotangents) == 1 or not self._nests:
+                return torch.stack([pullback(cotangent)[0] for cotangent in cotangents.unbind()])
             return torch.vmap(lambda cotangent: pullback(cotangent)[0])(cotangents)
 
         def alone(sample: Any, cotangents: Tensor) -> Tensor:

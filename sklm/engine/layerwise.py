@@ -11,6 +11,7 @@ first use, by comparing some rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,10 +114,17 @@ def _is_plain(layer: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class Record:
-    """A forward pass: outputs with their graph, and path, input and output of every layer that ran."""
+    """A forward pass: outputs with their graph, and path, input and output of every layer that ran.
+
+    Attributes
+    ----------
+    is_whole : bool
+        Whether the outputs of the layers are still what they were: nothing has written into them.
+    """
 
     outputs: Tensor
     seen: list[tuple[str, Tensor, Tensor]]
+    is_whole: bool = True
 
     @property
     def n_bytes(self) -> int:
@@ -162,6 +170,8 @@ class LayerwiseJacobian:
     def for_module(cls, module: nn.Module, places: Mapping[str, int], n_params: int) -> LayerwiseJacobian | None:
         """Return the rows by layers of a module, or None where a trainable parameter sits elsewhere."""
         layers: dict[str, nn.Module] = {}
+        if isinstance(module, torch.jit.ScriptModule):
+            return None
         for name in places:
             path, _, attribute = name.rpartition(".")
             layer = module.get_submodule(path)
@@ -179,29 +189,41 @@ class LayerwiseJacobian:
             Evaluates the module at parameters that require a gradient; returns (n_samples, n_outputs).
         """
         seen: list[tuple[str, Tensor, Tensor]] = []
+        versions: list[int] = []
+
+        def keep(path: str, inputs: Any, output: Tensor) -> None:
+            seen.append((path, inputs[0].detach(), output))
+            versions.append(output._version)
+
         handles: list[Any] = [
-            layer.register_forward_hook(
-                lambda _, inputs, output, path=path: seen.append((path, inputs[0].detach(), output))
-            )
+            layer.register_forward_hook(lambda _, inputs, output, path=path: keep(path, inputs, output))
             for path, layer in self.layers.items()
         ]
-        handles += [
-            layer.register_forward_pre_hook(self._relay)
-            for layer in self.layers.values()
-            if isinstance(layer, nn.Conv2d)
-        ]
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), self.relayed():
                 outputs = call()
         finally:
             for handle in handles:
                 handle.remove()
-        return Record(outputs, seen)
+        return Record(
+            outputs, seen, all(z._version == version for (_, _, z), version in zip(seen, versions, strict=True))
+        )
+
+    @contextmanager
+    def relayed(self) -> Iterator[None]:
+        """Give images to the layers as `forward` does."""
+        layers = [layer for layer in self.layers.values() if isinstance(layer, nn.Conv2d)] if self.relays else []
+        handles = [layer.register_forward_pre_hook(self._relay) for layer in layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _relay(self, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return images channels last, where convolutions in float32 take half the time on a CPU."""
         a, *others = inputs
-        if not self.relays or a.ndim != 4 or a.dtype != torch.float32 or a.device.type != "cpu":
+        if a.ndim != 4 or a.dtype != torch.float32 or a.device.type != "cpu":
             return inputs
         if a.shape[1] == 1:  # for one channel torch takes the strides at their word
             return a[:, 0, :, :, None].permute(0, 3, 1, 2), *others
@@ -229,6 +251,8 @@ class LayerwiseJacobian:
         return block
 
     def _tells(self, record: Record, n_samples: int) -> bool:
+        if not record.is_whole:
+            return False
         for path, a, z in record.seen:  # a layer may have run on something else than all samples
             least = 1 if isinstance(self.layers[path], nn.Embedding) else 2
             if not isinstance(z, Tensor) or a.ndim < least or z.ndim < 2 or not len(a) == len(z) == n_samples:

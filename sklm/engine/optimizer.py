@@ -345,6 +345,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         of_loss = list(self.criterion.modules())
         for part in (*self.function.modules, *of_loss):
             held += [tensor for tensor in (*part._parameters.values(), *part._buffers.values()) if tensor is not None]
+        if self._now is not None:
+            held.append(self._now[1].outputs)  # the caller has them too
 
         def hold(tensor: Tensor) -> Tensor:
             held.append(tensor)
@@ -545,6 +547,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if not alone:
             floor = UNDERDETERMINED_DAMPING * float(problem.diagonal.max() / scale.max())
             self.damping.value = min(max(self.damping.value, floor), 1e4 * floor)  # noise must not drive it to infinity
+            self.damping.clip()
         gain_ratio, accepted, kept = math.nan, False, point
         message = ""
         attempts, limit = 0, self.max_attempts if alone else 1
@@ -778,6 +781,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             "accelerates": self._accelerates,
             "first_gradient": self._first_gradient,
             "has_alpha": self._has_alpha,
+            "function": self.function.state_dict(),
         }
         return state
 
@@ -789,6 +793,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         self._accelerates, self._first_gradient = own["accelerates"], own["first_gradient"]
         self._has_alpha = own["has_alpha"]
         self.damping.load_state_dict(own["damping"])
+        self.function.load_state_dict(own["function"])
 
     def __getstate__(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in _OWN_ATTRIBUTES}

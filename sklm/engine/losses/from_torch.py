@@ -38,7 +38,7 @@ class TorchLoss(Loss):
                 f"got {criterion!r}. Subclass sklm.losses.Loss instead."
             )
         super().__init__(curvature="sqrt")
-        self.sums = criterion.reduction == "sum"
+        self.sums = criterion.reduction in ("sum", "batchmean")
         self.criterion = copy.deepcopy(criterion)
         self.criterion.reduction = "none"
         self.twin, self._twin_scale = _twin(self.criterion)
@@ -58,10 +58,11 @@ class TorchLoss(Loss):
         return isinstance(getattr(self, "twin", None), CrossEntropy)
 
     def value(self, outputs: Tensor, targets: Any) -> Tensor:
-        if isinstance(self.twin, BinaryCrossEntropy) and not self.twin.from_logits and self._twin_has_curvature:
-            values = self.twin.value(outputs, targets)  # as torch's, and nan where torch raises
-            return values if self.sums else values / outputs.shape[1]
-        values = self.criterion(outputs, targets)
+        if isinstance(self.twin, BinaryCrossEntropy) and not self.twin.from_logits:  # nan where torch raises
+            inside = (outputs >= 0) & (outputs <= 1)
+            values = torch.where(inside, self.criterion(torch.where(inside, outputs, 0.5), targets), torch.nan)
+        else:
+            values = self.criterion(outputs, targets)
         if not isinstance(values, Tensor) or values.shape[:1] != outputs.shape[:1]:
             raise ValueError(f"{self} must return one loss per sample with reduction='none'; pass another criterion.")
         values = values.reshape(len(outputs), -1)

@@ -79,6 +79,8 @@ class AbsoluteError(Elementwise):
 
 
 class _Robust(Elementwise):
+    delta = 1.0
+
     def __init__(self, *, delta: float = 1.0, curvature: Curvature | None = None) -> None:
         super().__init__(curvature=curvature)
         self.delta = check_real("criterion__delta", delta, above=0)
@@ -167,10 +169,16 @@ class Poisson(Loss):
         return deviance.clamp_min(0).sum(1)
 
     def gradient(self, outputs: Tensor, targets: Any) -> Tensor:
-        return outputs.exp() - targets if self.log_link else 1 - targets / (outputs + self.shift)
+        if self.log_link:
+            return outputs.exp() - targets
+        return 1 - torch.where(targets == 0, 0.0, targets / (outputs + self.shift))
 
     def ggn(self, outputs: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
-        curvature = outputs.exp() if self.log_link else 1 / (outputs + self.shift)
+        if self.log_link:
+            curvature = outputs.exp()
+        else:  # finite where nothing is expected, and nothing counted
+            least = torch.where(targets == 0, torch.finfo(outputs.dtype).eps ** 2, 0.0)
+            curvature = 1 / torch.maximum(outputs + self.shift, least)
         return residual_and_diagonal(self.gradient(outputs, targets), curvature)
 
     def check_targets(self, targets: Tensor) -> None:
