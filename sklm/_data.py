@@ -8,7 +8,7 @@ carry targets and weights along.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self, TypeVar
@@ -245,7 +245,12 @@ def joined(parts: list[Any]) -> Any:
 
 
 def as_array(value: Any) -> Any:
-    """Return a tensor as a NumPy array (bfloat16, which NumPy lacks, as float32), anything else as it is."""
+    """Return a tensor as a NumPy array (bfloat16, which NumPy lacks, as float32), anything else as it is.
+
+    Sequences that can be arrays, as skorch's `SliceDataset`, become such.
+    """
+    if isinstance(value, Sequence) and hasattr(value, "__array__"):
+        return np.asarray(value)
     if not isinstance(value, Tensor):
         return value
     value = value.detach().cpu()

@@ -89,7 +89,7 @@ class LMRegressor(RegressorMixin, Uncertainty):
         Number of starts, of which the best is kept. For a network: fits from other initial weights, compared by
         training loss (validation loss with `early_stopping`, evidence with ``alpha="bayes"``). For a curve of
         `sklm.curves`: other initial values, all improved together as one batch of damped steps on the training data,
-        and one fit from the best point they reach.
+        and one fit from the best point they reach. Callbacks see every fit; a file that they write is of the last one.
     early_stopping : bool, default=False
         Split off a validation set, stop when its loss has not fallen for `n_iter_no_change` epochs, and restore the
         best parameters.
@@ -266,6 +266,9 @@ class LMRegressor(RegressorMixin, Uncertainty):
 
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
         """Go on fitting from the present parameters for up to `max_epochs` epochs, as skorch does.
+
+        Where the evidence has left less than one effective weight, nothing is there to go on from, and the weights are
+        drawn anew.
 
         Parameters
         ----------
@@ -458,6 +461,9 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
 
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
         """Go on fitting from the present parameters for up to `max_epochs` epochs, as skorch does.
+
+        Where the evidence has left less than one effective weight, nothing is there to go on from, and the weights are
+        drawn anew.
 
         Parameters
         ----------

@@ -50,6 +50,10 @@ MAD = 1.4826  # standard deviation of a normal variable over the median of its s
 SHARE = 1e-2  # of a direction that the data do not determine: a parameter with less does not belong to it
 
 
+class NoCovarianceError(ValueError, AttributeError):
+    """There is no covariance; also an AttributeError, as scikit-learn's NotFittedError, so that `hasattr` works."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """A fitted module with the data it was fitted to, in float64.
@@ -164,12 +168,12 @@ def infer(problem: Problem, kind: str, function: ModuleFunction | None = None) -
     """Return the inference of kind ``"classical"`` or ``"sandwich"``, see the module text; `function` of the module."""
     function = function or _function(problem.module)
     if function.n_params > MAX_PARAMS:
-        raise ValueError(
+        raise NoCovarianceError(
             f"the covariance of {function.n_params} parameters does not fit; there may be at most {MAX_PARAMS}. Use a "
             "smaller module, or freeze parameters with requires_grad_(False)."
         )
     if not has_covariance(problem.criterion):
-        raise ValueError(
+        raise NoCovarianceError(
             f"`criterion` {problem.criterion} has neither residuals nor a Gauss-Newton curvature, and so no "
             "covariance; fit with a built-in loss."
         )

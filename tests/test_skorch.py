@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import skorch
 import torch
+from sklearn.datasets import make_friedman1
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score, get_scorer, mean_absolute_error
+from sklearn.model_selection import PredefinedSplit
 from skorch.callbacks import (
     Callback,
     Checkpoint,
@@ -21,8 +23,9 @@ from skorch.callbacks import (
     TrainEndCheckpoint,
 )
 from skorch.dataset import Dataset, ValidSplit
-from skorch.helper import predefined_split
+from skorch.helper import SliceDataset, predefined_split
 from torch import nn
+from torch.utils.data import Subset
 
 from sklm import LMClassifier, LMRegressor
 
@@ -569,3 +572,235 @@ def test_a_callback_that_stops_within_the_first_epoch(batch_size):
     assert model.message_ == "Stopped by a callback after 1 epoch."
     assert np.isfinite(model.predict(X)).all()
     assert model.loss_ == model.history_[0, "batches", 0, "train_loss"]
+
+
+class Activated(nn.Module):
+    def __init__(self, activation=None, first=None):
+        super().__init__()
+        self.first, self.last = first or nn.Linear(3, 4), nn.Linear(4, 1)
+        self.activation = activation or nn.Tanh()
+
+    def forward(self, X):
+        return self.last(torch.tanh(self.activation(self.first(X))))
+
+
+def test_modules_given_as_arguments_are_not_trained():
+    activation, first, net = nn.PReLU(), nn.Linear(3, 4), Activated()
+    before = copy.deepcopy([activation, first, net])
+    params = {"module__activation": activation, "module__first": first, "random_state": 0, "max_epochs": 10}
+    model = LMRegressor(Activated, n_init=3, **params).fit(X, Y)
+    np.testing.assert_allclose(((model.predict(X) - Y) ** 2).mean() / 2, model.loss_, rtol=1e-10)
+    again = LMRegressor(Activated, n_init=3, **params).fit(X, Y)
+    np.testing.assert_array_equal(model.predict(X), again.predict(X))
+    LMRegressor(lambda: net, max_epochs=3).fit(X, Y)
+    for one, other in zip(before, (activation, first, net), strict=True):
+        for parameter, left in zip(one.parameters(), other.parameters(), strict=True):
+            assert parameter.dtype == left.dtype
+            assert torch.equal(parameter, left)
+
+
+class Anything(Network):
+    def __init__(self, thing=None):
+        super().__init__()
+
+
+class Opaque:
+    pass
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        nn.Tanh(),
+        Opaque(),
+        [[1.0], [1.0, 2.0]],
+        [np.zeros(2), np.zeros(3)],
+        [torch.zeros(2)],
+        torch.zeros(2, requires_grad=True),
+        np.array([1.0, np.nan]),
+        {"a": np.zeros(2)},
+        "relu",
+        None,
+    ],
+    ids=lambda thing: type(thing).__name__,
+)
+def test_arguments_of_the_module_that_have_not_changed(thing):
+    model = LMRegressor(Anything, module__thing=thing, max_epochs=3).fit(X, Y)
+    model.partial_fit(X, Y)
+    pickle.loads(pickle.dumps(model)).partial_fit(X, Y)  # noqa: S301
+    model.set_params(module__thing=Opaque())
+    with pytest.raises(ValueError, match="`module__thing` has changed"):
+        model.partial_fit(X, Y)
+
+
+@pytest.mark.parametrize("thing", [[1.0, 2.0], np.zeros(2), {0: 1.0}], ids=["list", "array", "dict"])
+def test_arguments_of_the_module_that_have_changed_in_place(thing):
+    model = LMRegressor(Anything, module__thing=thing, max_epochs=3).fit(X, Y)
+    thing[0] = 7.0
+    with pytest.raises(ValueError, match="`module__thing` has changed"):
+        model.partial_fit(X, Y)
+
+
+def test_another_name_of_the_device_and_dtype_is_no_change():
+    model = regressor(device="auto", dtype="float64").fit(X, Y)
+    model.set_params(device=model.device_, dtype=torch.float64).partial_fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    "policy", [("StepLR", {"step_size": 1, "gamma": 0.5}), ("LambdaLR", {"lr_lambda": lambda epoch: 0.9**epoch})]
+)
+@pytest.mark.parametrize("goes_on", ["partial_fit", "warm_start", "load_params"])
+def test_a_scheduler_goes_on(policy, goes_on, tmp_path):
+    name, settings = policy
+    params = {"callbacks": [LRScheduler(name, **settings)], "max_epochs": 3, "ftol": None, "xtol": None, "gtol": None}
+    model = regressor(**params).fit(X, Y)
+    if goes_on == "load_params":
+        files = {f"f_{part}": tmp_path / part for part in ("params", "optimizer", "history")}
+        model.save_params(**files)
+        model = regressor(**params).initialize()
+        model.load_params(**files)
+    if goes_on == "warm_start":
+        model.set_params(warm_start=True).fit(X, Y)
+    else:
+        model.partial_fit(X, Y)
+    peer = skorch.NeuralNetRegressor(
+        Network, lr=1.0, max_epochs=3, callbacks=params["callbacks"], train_split=None, verbose=0
+    )
+    peer.fit(X.astype("f"), Y[:, None].astype("f")).partial_fit(X.astype("f"), Y[:, None].astype("f"))
+    np.testing.assert_allclose(model.history_[:, "event_lr"], peer.history[:, "event_lr"])
+    model.set_params(lr=0.7, callbacks=None).partial_fit(X, Y)
+    assert model.optimizer_.param_groups[0]["lr"] == 0.7
+
+
+def test_a_first_chunk_that_leaves_no_weight_does_not_decide_the_rest():
+    many, targets = make_friedman1(400, n_features=6, noise=1.0, random_state=0)
+    model = LMRegressor(random_state=0).partial_fit(many[:20], targets[:20])
+    assert model.n_effective_ == pytest.approx(21, abs=0.5)  # the biases remain
+    assert model.partial_fit(many, targets).score(many, targets) > 0.95
+
+
+@pytest.mark.parametrize("weighted", ["sample_weight", "class_weight"])
+def test_a_split_by_positions_with_weights_of_zero(weighted):
+    folds = np.where(np.arange(40) < 30, -1, 0)
+    seen = {}
+
+    class Sizes(Callback):
+        def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+            seen["train"], seen["valid"] = np.asarray(dataset_train.X), np.asarray(dataset_valid.X)
+
+    params = {"train_split": ValidSplit(PredefinedSplit(folds)), "callbacks": [Sizes()]}
+    if weighted == "sample_weight":
+        weights = np.where(np.arange(40) % 3 == 0, 0.0, 1.0)
+        regressor(**params).fit(X, Y, sample_weight=weights)
+    else:
+        three = np.array(["no", "yes", "none"])[np.arange(40) % 3]
+        weights = np.where(three == "none", 0.0, 1.0)
+        classifier(class_weight={"none": 0.0}, **params).fit(X, three)
+    np.testing.assert_array_equal(seen["train"], X[(folds < 0) & (weights > 0)])
+    np.testing.assert_array_equal(seen["valid"], X[(folds == 0) & (weights > 0)])
+
+
+def test_a_split_that_leaves_no_weight():
+    model = regressor(train_split=ValidSplit(PredefinedSplit(np.where(np.arange(40) < 30, -1, 0))))
+    with pytest.raises(ValueError, match="rows with a positive weight for validation"):
+        model.fit(X, Y, sample_weight=np.arange(40) < 30)
+
+
+def test_a_subset_of_a_subset_keeps_its_weights():
+    def nested(data, y):
+        return Subset(Subset(data, range(5, 40)), range(30)), Subset(data, range(5))
+
+    weights = np.arange(1.0, 41.0) ** 3
+    params = {"module__hidden_layer_sizes": (), "alpha": 0.0}
+    model = LMRegressor(train_split=nested, **params).fit(X, Y, sample_weight=weights)
+    expected = LMRegressor(**params).fit(X[5:35], Y[5:35], sample_weight=weights[5:35])
+    np.testing.assert_allclose(model.predict(X), expected.predict(X), rtol=1e-8)
+
+
+def test_starts_of_lazy_layers_differ():
+    def lazy():
+        return nn.Sequential(nn.LazyLinear(3), nn.Tanh(), nn.LazyLinear(1))
+
+    losses = []
+
+    class Losses(Callback):
+        def on_train_end(self, net, **kwargs):
+            losses.append(net.history[-1, "train_loss"])
+
+    LMRegressor(lazy, n_init=3, random_state=0, max_epochs=2, callbacks=[Losses()]).fit(X, Y)
+    assert len(set(losses)) == 3
+
+
+def test_what_is_trimmed_for_prediction_predicts():
+    callbacks = [EpochScoring("r2")]
+    model = regressor(callbacks=callbacks).fit(X, Y)
+    expected = model.predict(X)
+    model.trim_for_prediction()
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict(X), expected)  # noqa: S301
+    assert len(callbacks) == 1
+    assert not hasattr(model, "standard_errors_")
+    with pytest.raises(skorch.exceptions.SkorchTrainingImpossibleError, match="trimmed"):
+        model.fit(X, Y)
+
+
+class Constant(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(1))
+
+    def forward(self, X):
+        return self.value.expand(len(X))
+
+
+def test_outputs_that_are_views_of_a_parameter():
+    model = LMRegressor(Constant).fit(X, Y)
+    np.testing.assert_allclose(model.predict(X_NEW), Y.mean())
+    assert not model.forward(X_NEW).requires_grad
+
+
+@pytest.mark.parametrize("kind", ["EarlyStopping", "Checkpoint"])
+def test_the_loss_is_that_of_parameters_loaded_by_a_callback(kind, tmp_path):
+    callback = (
+        EarlyStopping(patience=3, load_best=True, sink=lambda text: None)
+        if kind == "EarlyStopping"
+        else Checkpoint(dirname=str(tmp_path), load_best=True)
+    )
+    model = regressor(callbacks=[callback], train_split=ValidSplit(5), alpha=0.1, max_epochs=40).fit(X, Y)
+    rows = [(row["valid_loss"], row["train_loss"]) for row in model.history_]
+    assert min(rows)[0] < rows[-1][0] or kind == "Checkpoint"  # which cuts the history
+    assert model.loss_ == pytest.approx(min(rows)[1], rel=1e-12)
+    assert model.n_iter_ == len(model.loss_curve_) == len(model.history_)
+    assert "a callback has loaded" in model.message_
+
+
+def test_a_callback_that_is_not_there():
+    model = regressor(callbacks=[("stop", EarlyStopping("train_loss"))], callbacks__stopp__patience=1)
+    with pytest.raises(ValueError, match=r"`callbacks__\.\.\.` must be one of .*'stop'.*did you mean 'stop'"):
+        model.fit(X, Y)
+
+
+def test_a_slice_dataset():
+    data = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
+    model = LMRegressor(max_epochs=3, random_state=0).fit(SliceDataset(data, 0), SliceDataset(data, 1))
+    np.testing.assert_array_equal(model.predict(X), LMRegressor(max_epochs=3, random_state=0).fit(X, Y).predict(X))
+
+
+def test_weights_beyond_float32():
+    with pytest.raises(ValueError, match=r"`sample_weight` must be within the range of torch\.float32; got 1e\+60"):
+        regressor().fit(X.astype("f"), Y, sample_weight=np.full(40, 1e60))
+    with pytest.raises(ValueError, match=r"`sample_weight` must be within the range"):
+        regressor().fit(X.astype("f"), Y, sample_weight=np.full(40, 1e-60))
+    regressor().fit(X, Y, sample_weight=np.full(40, 1e60))
+
+
+def test_a_fit_within_inference_mode():
+    with torch.inference_mode():
+        model = regressor().fit(X, Y)
+    np.testing.assert_array_equal(model.predict(X), regressor().fit(X, Y).predict(X))
+
+
+def test_many_parameters_have_no_standard_errors():
+    model = LMRegressor(module__hidden_layer_sizes=(1100,), alpha=1.0, max_epochs=1, solver="cg").fit(X, Y)
+    assert not hasattr(model, "standard_errors_")
+    with pytest.raises(ValueError, match="there may be at most 5000"):
+        model.summary()

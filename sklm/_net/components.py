@@ -22,7 +22,7 @@ from sklm._net.intake import Data, WithData
 from sklm._net.parameters import init_takes_weights
 from sklm.curves import Curve, curve, is_curve
 from sklm.engine import LevenbergMarquardt
-from sklm.engine._checks import check_keywords, parameters_of
+from sklm.engine._checks import check_choice, check_keywords, parameters_of
 from sklm.engine.damping import resolve_damping
 from sklm.engine.inputs import Reader, call_module, check_output, flat_output, map_tensors, take
 from sklm.engine.losses import Loss, resolve_loss
@@ -34,6 +34,7 @@ from sklm.modules import MLP
 SECOND_SCALING = "identity"  # of a curve whose first run has not converged: from the same start
 MOST_BAYES_PARAMS = 3000  # for alpha="auto": the evidence takes an inverse in every step
 SOME_ROWS = 2**13  # that a curve with many rows is fitted to first
+FEWEST_WEIGHTS = 1.0  # effective ones that a fit goes on from
 INIT_ROWS = 2**16  # of those read batch by batch: enough for the scales of a new module
 
 of_formula = functools.lru_cache(maxsize=128)(curve)  # one factory for every text, whose parameters are known
@@ -77,19 +78,29 @@ class WithParts(WithData):
         with self._current_init_context("module"):
             self.module_ = self._build_module(seed)
         with self._current_init_context("criterion"):
-            self.criterion_ = self._build_criterion(data).to(device=self.device_, dtype=self.dtype_)
+            self.criterion_ = self._build_criterion(data, seed).to(device=self.device_, dtype=self.dtype_)
         with self._current_init_context("optimizer"):
             self.optimizer_ = self._build_optimizer(seed)
         self.history_ = History()
         self.initialized_ = True
         self._is_new = True
 
+    def _initialize_callbacks(self) -> Self:
+        super()._initialize_callbacks()
+        if self.callbacks != "disable":
+            names = [name for name, _ in self._uniquely_named_callbacks()]
+            for name in self.get_params_for("callbacks"):
+                check_choice("callbacks__...", name.partition("__")[0], names)
+        return self
+
     def _continue_parts(self, data: Data) -> None:
         """Take over changed parameters of the estimator, and go on with module, damping and history."""
         if not isinstance(self.module, nn.Module):
             self._check_factory(self.get_params_for("module"))
         before, now = self._built_from, self._module_source()
-        changed = [name for name in {**before, **now} if not _same(before.get(name), now.get(name))]
+        changed = [
+            name for name in {**before, **now} if not _same(before.get(name, (None, None)), now.get(name, [None])[0])
+        ]
         if changed:
             raise ValueError(
                 f"`{changed[0]}` has changed since the module was built, and `partial_fit` and `warm_start=True` keep "
@@ -98,24 +109,34 @@ class WithParts(WithData):
         if self.callbacks is not self._built_callbacks:
             self._initialize_callbacks()
             self._built_callbacks = self.callbacks
+        used = self.optimizer_
+        has_vanished = self._n_weights() < FEWEST_WEIGHTS  # nearly all are zero, from where no step leads away
+        if has_vanished:
+            self.module_ = self._build_module(used.seed)
+            self._is_new = True
         self.module_.to(device=self.device_, dtype=self.dtype_)
         with self._current_init_context("criterion"):
-            self.criterion_ = self._build_criterion(data).to(device=self.device_, dtype=self.dtype_)
-        used = self.optimizer_
+            self.criterion_ = self._build_criterion(data, used.seed).to(device=self.device_, dtype=self.dtype_)
         with self._current_init_context("optimizer"):
             self.optimizer_ = self._build_optimizer(used.seed)
         self.optimizer_.n_steps = used.n_steps
-        self.optimizer_.continue_alpha(used)
-        if type(self.optimizer_.damping) is type(used.damping):
-            self.optimizer_.damping.load_state_dict(used.damping.state_dict())
+        if not has_vanished:
+            self.optimizer_.continue_alpha(used)
+            if type(self.optimizer_.damping) is type(used.damping):
+                self.optimizer_.damping.load_state_dict(used.damping.state_dict())
+        group, of_scheduler = self.optimizer_.param_groups[0], used.param_groups[0]
+        if self.lr == used.defaults["lr"]:  # else the user has changed it
+            group["lr"] = of_scheduler["lr"]
+        group.update({name: value for name, value in of_scheduler.items() if name not in group})
         history = History()
         history.extend(row for row in self.history_ if "train_loss" in row)  # without an interrupted epoch
         self.history_ = history
 
-    def _module_source(self) -> dict[str, Any]:
-        """Return what a module is built from."""
-        arguments = {f"module__{name}": copy.copy(value) for name, value in self.get_params_for("module").items()}
-        return {"module": self.module, "device": self.device, "dtype": self.dtype, **arguments}
+    def _module_source(self) -> dict[str, tuple[Any, Any]]:
+        """Return what a module is built from, with copies."""
+        arguments = {f"module__{name}": value for name, value in self.get_params_for("module").items()}
+        settings = {"module": self.module, "device": resolve_device(self.device), "dtype": dtype_name(self.dtype)}
+        return {name: (value, copy.copy(value)) for name, value in {**settings, **arguments}.items()}
 
     @abc.abstractmethod
     def _n_module_outputs(self) -> int:
@@ -172,13 +193,14 @@ class WithParts(WithData):
             )
         with preserved_rng(self.device_):
             seed_rng(seed, self.device_)
-            module = factory(**keywords)
+            module = factory(**{name: _own(value) for name, value in keywords.items()})
         if not isinstance(module, nn.Module):
             raise ValueError(
                 f"`module` must return a torch.nn.Module; got {type(module).__name__}. Pass a function of the data as "
                 "sklm.curve(function)."
             )
-        return module
+        # a function may return what is there already
+        return module if isinstance(factory, type) or isinstance(module, Curve) else _own(module)
 
     def _check_factory(self, keywords: dict[str, Any]) -> None:
         if not callable(self._factory()):
@@ -197,7 +219,12 @@ class WithParts(WithData):
             facts["feature_names_in"] = getattr(self, "feature_names_in_", None)
         return facts
 
-    def _build_criterion(self, data: Data | None) -> Loss:
+    def _n_weights(self) -> float:
+        """Return the effective number of weights by the evidence of the last fit; infinite without."""
+        n_effective: float = self.__dict__.get("n_effective_", math.inf)
+        return n_effective - int((~self.optimizer_.penalized).sum())
+
+    def _build_criterion(self, data: Data | None, seed: int = 0) -> Loss:
         loss = resolve_loss(self.criterion, self.get_params_for("criterion"))
         task = "classification" if self._is_classifier() else "regression"
         if loss.task not in (None, task):
@@ -206,7 +233,7 @@ class WithParts(WithData):
                 f"{loss.task}."
             )
         if data is not None:
-            outputs = self._probe(data)
+            outputs = self._probe(data, seed)
             loss = self._fit_criterion(loss, outputs).to(device=self.device_, dtype=self.dtype_)
             loss.check_targets(data.targets)
             targets = loss.prepare(outputs, data.targets[: len(outputs)])
@@ -225,13 +252,13 @@ class WithParts(WithData):
         """Return the loss for these outputs, or raise where they do not fit."""
         return loss
 
-    def _probe(self, data: Data) -> Tensor:
+    def _probe(self, data: Data, seed: int) -> Tensor:
         """Return the module's outputs for the first samples; raise where it does not return one row per sample."""
         n_probe = min(2, len(data))
         batch = data.take(slice(0, n_probe))
         if any(is_lazy(parameter) for parameter in self.module_.parameters()):
             with torch.no_grad(), preserved_rng(self.device_):
-                seed_rng(draw_seed(self.random_state), self.device_)
+                seed_rng(seed, self.device_)
                 call_module(self.module_, batch[0])
         with evaluating(self.module_), torch.no_grad(), preserved_rng(self.device_):
             outputs = check_output(call_module(self.module_, map_tensors(torch.clone, batch[0]))).to(self.dtype_)
@@ -375,5 +402,24 @@ class WithParts(WithData):
                 parameters[name].fill_(value)
 
 
-def _same(one: Any, other: Any) -> bool:
-    return one is other or bool(np.array_equal(one, other))
+def _own(value: Any) -> Any:
+    """Return a copy of what training might change: modules, tensors and arrays, also within containers."""
+    if not isinstance(value, (nn.Module, Tensor, np.ndarray, list, tuple, dict, set)):
+        return value
+    try:
+        return copy.deepcopy(value)
+    except (RuntimeError, TypeError):  # a tensor with a history, as of torch's old weight_norm; a lock
+        return value
+
+
+def _same(before: tuple[Any, Any], now: Any) -> bool:
+    """Return whether a value is the one that was given before, where it is with a copy of it as it was then."""
+    given, copied = before
+    if now is given and not isinstance(now, (list, dict, set, np.ndarray)):
+        return True
+    try:
+        if isinstance(now, (list, dict, set)):
+            return bool(copied == now)
+        return np.array_equal(copied, now) or np.array_equal(copied, now, equal_nan=True)
+    except (TypeError, ValueError, RuntimeError):  # nothing to compare by
+        return now is given

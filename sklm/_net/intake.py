@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sklm._data import (
     Batches,
+    DataT,
     Stored,
     TensorData,
     joined,
@@ -88,9 +89,9 @@ class WithData(Parameterized):
             self.dtype_ = resolve_dtype(dtype, arrays, self.device_)
         convert = partial(to_tensors, dtype=self.dtype_, device=self.device_)
         inputs = convert(arrays) if source is None else self._reader(source, self.dtype_)
-        data = Data(inputs, labels, convert(targets), None if weights is None else convert(weights))
-        if weights is not None and not weights.all():
-            data = data.subset(np.flatnonzero(weights))  # weight 0 is a row that is not there
+        data = Data(inputs, labels, convert(targets), None if weights is None else self._convert_weights(weights))
+        if self.train_split is None:  # which may go by positions
+            data = _with_weight(data)
         sees_rows = self.early_stopping or self.train_split or isinstance(self.callbacks, list)
         if (self.batch_size == -1 or is_curve(self.module)) and not sees_rows and init_takes_weights(self.module):
             merged = merge_repeated_rows(data, self.dtype_)
@@ -99,6 +100,15 @@ class WithData(Parameterized):
             if before == after or not check_alpha(self._alpha()):
                 data = merged
         return data
+
+    def _convert_weights(self, weights: np.ndarray) -> Tensor:
+        found: Tensor = to_tensors(weights, self.dtype_, self.device_)
+        if not bool(torch.isfinite(found).all()) or found.count_nonzero() < np.count_nonzero(weights):
+            raise ValueError(
+                f"`sample_weight` must be within the range of {self.dtype_}; got {weights.min():g} to "
+                f"{weights.max():g}. Pass dtype='float64', or weights in other units."
+            )
+        return found
 
     def _reweighted(self, labels: np.ndarray, weights: np.ndarray | None) -> np.ndarray | None:
         """Return the weights of the samples times those that the estimator gives them."""
@@ -150,8 +160,8 @@ class WithData(Parameterized):
         """Return inputs for prediction; data that are ours already pass through."""
         if isinstance(X, TensorData):
             return X
-        if isinstance(X, torch.utils.data.Subset) and isinstance(X.dataset, TensorData):
-            return X.dataset.subset(np.asarray(X.indices))
+        if isinstance(X, torch.utils.data.Subset) and isinstance(_whole(X), TensorData):
+            return self._prediction_data(X.dataset).subset(np.asarray(X.indices))
         source = stored(X)
         arrays = self._validate_inputs(X if source is None else next(source.parts())[0], reset=False)
         dtype = torch.promote_types(self.dtype_, resolve_dtype("auto", arrays, self.device_))
@@ -159,8 +169,7 @@ class WithData(Parameterized):
 
     def _to_data(self, part: Any) -> TensorData:
         """Return a part of a training split as data: ours, or a Dataset that a user's `train_split` returned."""
-        ours = part.dataset if isinstance(part, torch.utils.data.Subset) else part
-        if isinstance(ours, TensorData):
+        if isinstance(_whole(part), TensorData):
             return self._prediction_data(part)
         return self._training_data(part, None, None, reset=False)
 
@@ -169,7 +178,13 @@ class WithData(Parameterized):
         train, valid = X, None
         if self.train_split is not None:
             train, valid = self.train_split(X, X.y)
-            train, valid = self._to_data(train), None if valid is None else self._to_data(valid)
+            train, valid = (None if part is None else _with_weight(self._to_data(part)) for part in (train, valid))
+            for name, left in (("training", train), ("validation", valid)):
+                if left is not None and not len(left):
+                    raise ValueError(
+                        f"`train_split` must leave rows with a positive weight for {name}; got none. Give weights to "
+                        "some of them."
+                    )
         elif self.early_stopping:
             train, valid = (self._to_data(part) for part in self._early_stopping_split(X))
         if self._is_new:
@@ -236,3 +251,15 @@ class WithData(Parameterized):
                 return -1
         growth = self._growth_so_far()
         return -1 if growth > 1 and 2 * size * growth > n_rows else int(size * growth)  # no half a batch at the end
+
+
+def _whole(part: Any) -> Any:
+    """Return the dataset that a Subset, or one of a Subset, is part of."""
+    return _whole(part.dataset) if isinstance(part, torch.utils.data.Subset) else part
+
+
+def _with_weight(data: DataT) -> DataT:
+    """Return the rows with a positive weight: one of weight 0 is as if it were not there."""
+    if data.weights is None or bool(data.weights.all()):
+        return data
+    return data.subset(data.weights.nonzero()[:, 0].cpu().numpy())

@@ -57,15 +57,17 @@ class LMNet(WithParts):
         reset = cold or not hasattr(self, "n_outputs_")  # `initialize` or `load_params` came before any data
         run = Run()
         finished = False
+        self.check_training_readiness()
         try:
             self._validate_params()
-            data = self._training_data(X, y, sample_weight, reset=reset, classes=classes)
-            if cold:
-                self._train_from_starts(data)
-            else:
-                self._continue_parts(data)
-                self._run = Run()
-                self._train(data, self.max_epochs)
+            with torch.inference_mode(mode=False):
+                data = self._training_data(X, y, sample_weight, reset=reset, classes=classes)
+                if cold:
+                    self._train_from_starts(data)
+                else:
+                    self._continue_parts(data)
+                    self._run = Run()
+                    self._train(data, self.max_epochs)
             finished = True
         finally:
             run = self.__dict__.pop("_run", run)
@@ -162,7 +164,10 @@ class LMNet(WithParts):
             self._finish(restore=True)
             raise
         self._finish(restore=bool(self.early_stopping) or self._by_evidence)
+        left = self.optimizer_.function.vector()
         self.notify("on_train_end", X=data.X, y=data.y)
+        if not torch.equal(left, self.optimizer_.function.vector()):
+            self._follow_callback()
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
         """Call the hook of the net and of every callback; after an epoch, decide whether to go on.
@@ -341,8 +346,7 @@ class LMNet(WithParts):
                 setattr(self, f"{name}_", last[name])
         if hasattr(self, "n_effective_"):
             found = f"alpha={self.alpha_:.3g}, {self.n_effective_:.4g} effective parameters"
-            no_weight = self.n_effective_ - int((~self.optimizer_.penalized).sum()) < LEAST_EFFECTIVE
-            if no_weight and run.train is not None and self._is_constant(run.train):
+            if self._n_weights() < LEAST_EFFECTIVE and run.train is not None and self._is_constant(run.train):
                 run.is_constant = bool((run.train.targets != run.train.targets[:1]).any())
                 found += ", no weight among them: the outputs are constant; try another random_state, n_init or damping"
             reason = f"{reason}; {found}".removeprefix("; ")
@@ -352,6 +356,16 @@ class LMNet(WithParts):
             reason = f"{reason}; float32 limits the parameters to 7 digits or fewer".removeprefix("; ")
         ended = f"{run.verdict} after {self.n_iter_} {epochs}{f' ({run.start})' if run.start else ''}"
         self.message_ = f"{ended}{': ' if reason else ''}{reason}."
+
+    def _follow_callback(self) -> None:
+        """Set the fitted attributes anew after a callback has loaded parameters of another epoch."""
+        rows = [row for row in self.history if "train_loss" in row]
+        self.n_iter_, self.loss_curve_ = len(rows), [float(row["train_loss"]) for row in rows]
+        train = self._run.train
+        if train is not None:
+            self.loss_ = self.optimizer_.loss(train.X, train.targets, train.weights)
+            self.optimizer_.forget()
+        self.message_ = f"{self.message_.removesuffix('.')}; the parameters are those that a callback has loaded."
 
     @torch.no_grad()
     def _is_constant(self, data: Any) -> bool:
@@ -400,7 +414,8 @@ class LMNet(WithParts):
         """Return the module's output for a batch, in evaluation mode unless `training`."""
         self._set_training(training)
         with torch.set_grad_enabled(training):
-            return self.infer(batch[0])
+            outputs = self.infer(batch[0])
+        return outputs if training else outputs.detach()  # a view of a parameter gets a graph again
 
     def forward_iter(self, X: Any, training: bool = False, device: str = "cpu") -> Iterator[Tensor]:
         """Yield the module's outputs for X, at most 65 536 rows at once.
@@ -450,6 +465,16 @@ class LMNet(WithParts):
             self.__dict__.pop("_inferred", None)
         finally:
             self.device = requested
+
+    def trim_for_prediction(self) -> None:
+        """Drop what only training needs, as skorch does; for good. `predict` stays, standard errors do not."""
+        kept = self.criterion, self.criterion_
+        if isinstance(self.callbacks, list):
+            self.callbacks = list(self.callbacks)  # skorch clears it
+        super().trim_for_prediction()
+        self.criterion, self.criterion_ = kept
+        for name in ("_training_rows", "_inferred"):
+            self.__dict__.pop(name, None)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(BaseEstimator.__getstate__(self))

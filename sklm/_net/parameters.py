@@ -92,6 +92,8 @@ class Parameterized(skorch.NeuralNet, abc.ABC):
     initialized_ = False
     virtual_params_: ClassVar[dict[str, Any]] = {}
     device: Any
+    criterion: Any
+    callbacks: Any
     n_features_in_: int
     n_outputs_: int
     feature_names_in_: np.ndarray
