@@ -11,12 +11,13 @@ counts the rows with a positive weight.
 
 * Several outputs have a variance s_k^2 each, with n - p_eff / n_outputs degrees of freedom, and
   C = H^-1 (sum_k s_k^2 H_k) H^-1 with the curvature H_k of output k: exact for outputs that share no parameter.
-* Robust losses: s^2 is replaced by (sum w psi^2 / dof) / (mean psi')^2, the variance of an M-estimator (Huber 1981,
-  "Robust statistics", eq. 7.6.7); with `absolute_sigma` by that over the robust variance of the residuals, both
-  at least 1.
+* Robust losses: the curvature of output k is H_k times psi_k', the mean of psi' by the weights, and s_k^2 is replaced
+  by n / dof (sum w^2 psi^2 / sum w) / psi_k'^2, the variance of an M-estimator (Huber 1981, "Robust statistics", eq.
+  7.6.7); with `absolute_sigma` by that over the robust variance of the residuals, both at least 1.
 * Likelihoods (Poisson, cross-entropy): C is the inverse Fisher information.
 * ``"sandwich"``: C = n / (n - p) H^-1 (sum w_i^2 g_i g_i') H^-1 with the gradients g_i of the samples (White 1980; HC1
-  of MacKinnon and White 1985), valid when the variance of the noise differs from sample to sample.
+  of MacKinnon and White 1985), valid when the variance of the noise differs from sample to sample. For robust losses
+  H = sum w_i J_i' psi_i' J_i, as then psi' is not independent of J.
 
 All from a QR of the rows with columns of norm one, so that digits are not lost to the scale of the parameters.
 Directions that the data do not determine (`RANK_TOLERANCE`) have no variance of their own: the parameters in them get
@@ -43,10 +44,11 @@ from sklm.engine.memory import samples_per_chunk
 from sklm.engine.solvers import reduce_rows
 
 MAX_PARAMS = 5000  # a covariance of 200 MB
-RANK_TOLERANCE = 1e-9  # of the singular values, with columns of norm 1
+RANK_TOLERANCE = 1e-12  # of the singular values, with columns of norm 1
 LEAK = 1e-6  # share of a prediction's derivative in such directions from which its variance is infinite
 NO_DOF = 1e-9  # degrees of freedom, relative to the rows, that are rounding
 MAD = 1.4826  # standard deviation of a normal variable over the median of its size
+FLAT = 1e-6  # psi' over psi / r that is rounding
 SHARE = 1e-2  # of a direction that the data do not determine: a parameter with less does not belong to it
 
 
@@ -181,26 +183,28 @@ def infer(problem: Problem, kind: str, function: ModuleFunction | None = None) -
     with torch.no_grad():
         outputs = function.outputs(theta, problem.inputs)
         targets = plain_form(problem.criterion, 1)[0].prepare(outputs, problem.targets)
-        curvature = _Curvature(problem, function, theta, outputs, targets)
-        return curvature.summarize(kind)
+        return _Curvature(problem, kind, function, theta, outputs, targets).summarize()
 
 
 class _Curvature:
     """The pieces of `infer` that depend on one another."""
 
     def __init__(
-        self, problem: Problem, function: ModuleFunction, theta: Tensor, outputs: Tensor, targets: Tensor
+        self, problem: Problem, kind: str, function: ModuleFunction, theta: Tensor, outputs: Tensor, targets: Tensor
     ) -> None:
+        self.kind = kind
         self.problem, self.function, self.theta, self.outputs, self.targets = problem, function, theta, outputs, targets
         self.n_samples, self.n_outputs = outputs.shape
         self.loss, scale = plain_form(problem.criterion, self.n_outputs)
         self.has_residuals = isinstance(self.loss, Elementwise)
         self.free = self._free()
         self.held = (~self.free).nonzero()[:, 0].tolist()
-        self.slope, self.n_curved = 1.0, math.inf
-        if self.has_residuals and not isinstance(self.loss, SquaredError):
-            self.slope, self.n_curved = self._mean_slope()
-            scale *= self.slope if self.slope > 0 else 1.0
+        self.is_robust = self.has_residuals and not isinstance(self.loss, SquaredError)
+        self.slopes = self.shares = outputs.new_ones(self.n_outputs)  # mean psi' of every output, and over that of all
+        self.n_curved = outputs.new_full((self.n_outputs,), math.inf)
+        self.negative: Tensor | None = None  # triangle of the rows where psi' < 0, for the sandwich
+        if self.is_robust:
+            scale *= self._measure_slopes()
         known = problem.triangle if isinstance(self.loss, SquaredError) and not self.held else None
         self.triangle = self.reduced(self._factor()) if known is None else known
         self.penalty = theta.new_zeros(len(theta) - len(self.held))
@@ -220,8 +224,10 @@ class _Curvature:
     def _factor(self) -> Tensor:
         """Return the factors whose rows with the Jacobian have the curvature of the loss as their Gram matrix."""
         root = self.problem.weights.sqrt()[:, None, None]
+        if self.is_robust and self.kind == "sandwich":
+            return root * torch.diag_embed(self.bends.clamp_min(0).sqrt())
         if self.has_residuals:
-            return root * torch.eye(self.n_outputs).to(self.outputs)
+            return root * torch.diag(self.shares.sqrt())
         return root * self.loss.ggn(self.outputs, self.targets)[1]
 
     def reduced(self, factor: Tensor) -> Tensor:
@@ -237,14 +243,28 @@ class _Curvature:
 
         return reduce_rows(rows(), zero, zero)[0]
 
-    def _mean_slope(self) -> tuple[float, float]:
-        """Return the weighted mean of psi', and how many residuals share in it."""
+    def _measure_slopes(self) -> float:
+        """Set psi', its weighted means and how many residuals share in them; return what H is a multiple of."""
+        loss: Any = self.loss
         with torch.enable_grad():
             leaf = self.outputs.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(self.loss.gradient(leaf, self.targets).sum(), leaf)
-        weights = self.problem.weights[:, None].expand_as(slope)
-        total, squares = float(slope.sum()), float(slope.square().sum())
-        return float((weights * slope).sum() / weights.sum()), total**2 / squares if squares else 0.0
+            (bends,) = torch.autograd.grad(loss.gradient(leaf, self.targets).sum(), leaf)
+        noticed = bends.abs() > FLAT * loss._weight(self.outputs - self.targets)
+        self.bends = torch.where(noticed, bends, 0.0)
+        weights = self.problem.weights
+        self.slopes = (weights[:, None] * self.bends).sum(0) / weights.sum()
+        squares = self.bends.square().sum(0)
+        self.n_curved = torch.where(squares > 0, self.bends.sum(0).square() / squares, 0.0)
+        if self.kind == "sandwich":
+            if bool((self.bends < 0).any()):
+                root = (weights[:, None] * -self.bends.clamp_max(0)).sqrt()
+                self.negative = self.reduced(torch.diag_embed(root))
+            return 1.0
+        if not bool((self.slopes > 0).all()):
+            return 1.0
+        mean = float(self.slopes.mean())
+        self.shares = self.slopes / mean
+        return mean
 
     def _invert(self) -> None:
         """Set `inverse_root` L with L L' = (H + penalty)^-1 where it exists, and what does not."""
@@ -260,6 +280,13 @@ class _Curvature:
         kept = values > RANK_TOLERANCE * values[0]
         self.null, self.scale = right[~kept].T, scale
         self.inverse_root = right[kept].T / values[kept] / scale[:, None]
+        if self.negative is not None:
+            pulled = self.negative @ self.inverse_root
+            factor, failed = torch.linalg.cholesky_ex(torch.eye(pulled.shape[1]).to(pulled) - pulled.T @ pulled)
+            if bool(failed):
+                self.n_curved = torch.zeros_like(self.n_curved)
+            else:
+                self.inverse_root = torch.linalg.solve_triangular(factor.T, self.inverse_root, upper=True, left=False)
         self.n_effective = float(kept.sum())
         if self.problem.alpha:
             self.n_effective = float((self.triangle @ self.inverse_root).square().sum())
@@ -271,9 +298,9 @@ class _Curvature:
 
     def _barely_curved(self) -> bool:
         """Return whether hardly more residuals than parameters have a psi', so that its mean says nothing."""
-        return not isinstance(self.loss, SquaredError) and self.n_curved <= 2 * self.n_effective
+        return bool((self.n_curved <= 2 * self.n_effective / self.n_outputs).any())
 
-    def summarize(self, kind: str) -> Inference:
+    def summarize(self) -> Inference:
         problem, n_samples = self.problem, self.n_samples
         n_params = self.n_effective + len(self.held)  # one at a bound was fitted too
         dof = n_samples - n_params / self.n_outputs
@@ -293,14 +320,15 @@ class _Curvature:
             chi_square = fit = 2 * float(problem.weights @ self.loss.value(self.outputs, self.targets))
         known = problem.absolute_sigma or not self.has_residuals
         noise = torch.ones_like(variance) if known else variance
-        if self.has_residuals and not isinstance(self.loss, SquaredError):
+        if self.is_robust:
             psi = self.loss.gradient(self.outputs, self.targets)
-            noise = (weights * psi.square()).sum(0) / (dof or math.nan) / (self.slope or math.nan) ** 2
+            noise = (weights * psi).square().sum(0) / weights.sum() * n_samples / (dof or math.nan)
+            noise = noise / torch.where(self.slopes == 0, math.nan, self.slopes).square()
             if known:  # the errors have variance 1, so least squares is the best there is
                 noise = (noise / variance.clamp_min(1)).nan_to_num(nan=1.0).clamp_min(1)
         if self._barely_curved():
             noise = torch.full_like(noise, math.nan)
-        root = self._root(kind, noise, dof)
+        root = self._root(noise, dof)
         full, null = self._over_all(root), self._over_all(self.null.T)
         scale = self._over_all(self.scale, 1.0)
         covariance = (full.T @ full).cpu().numpy()
@@ -338,22 +366,21 @@ class _Curvature:
         full[..., self.free] = values
         return full
 
-    def _root(self, kind: str, noise: Tensor, dof: float) -> Tensor:
+    def _root(self, noise: Tensor, dof: float) -> Tensor:
         """Return a matrix whose Gram matrix is the covariance over the free parameters."""
         inverse_root = self.inverse_root
-        if kind == "classical":
+        if self.kind == "classical":
             if self.n_outputs == 1 or not self.has_residuals:
                 return noise[0].sqrt() * inverse_root.T
             parts = [noise.mean().sqrt() * torch.diag(self.penalty.sqrt())]
             for k in range(self.n_outputs):
                 factor = torch.zeros_like(self.outputs)[:, None, :]
                 factor[:, 0, k] = self.problem.weights.sqrt()
-                parts.append(noise[k].sqrt() * self.reduced(factor))
+                parts.append(noise[k].sqrt() * self.shares[k] * self.reduced(factor))
             return torch.cat(parts) @ inverse_root @ inverse_root.T
         gradient = self.loss.gradient(self.outputs, self.targets) * self.problem.weights[:, None]
         if self._barely_curved():
             gradient = torch.full_like(gradient, math.nan)
-        gradient = gradient / self.slope
         correction = math.sqrt(self.n_samples / dof) if dof else math.nan
         return correction * self.reduced(gradient[:, None, :]) @ inverse_root @ inverse_root.T
 

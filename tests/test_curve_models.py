@@ -478,3 +478,36 @@ def test_bounds_of_all_peaks():
     module = Peaks(n_peaks=2, bounds={"height": (0, None), "sigma2": (1, 2)})
     inf = float("inf")
     assert module.parameter_bounds == {"height1": (0, inf), "height2": (0, inf), "sigma1": (0, inf), "sigma2": (1, 2)}
+
+
+TIME = np.linspace(0, 10, 300)
+TWO_PEAKS = 5 * np.exp(-((TIME - 3) ** 2) / 0.18) + 3 * np.exp(-((TIME - 7) ** 2) / 0.18)
+
+
+@pytest.mark.parametrize(
+    ("model", "bounds", "y", "expected"),
+    [
+        (Gaussian, {"center": (5, 10)}, TWO_PEAKS, {"height": 3, "center": 7, "sigma": 0.3}),
+        (Gaussian, {"height": (None, 0)}, -TWO_PEAKS, {"height": -5, "center": 3, "sigma": 0.3}),
+        (
+            Sine,
+            {"phase": (0, 2 * np.pi), "amplitude": (0, None)},
+            2 * np.sin(2 * np.pi * TIME - 1),
+            {"phase": 2 * np.pi - 1, "amplitude": 2},
+        ),
+        (Hill, {"hill": (None, 0)}, 9 / (9 + TIME**2), {"hill": -2, "ec50": 3}),
+    ],
+    ids=["second peak", "dip", "phase", "falling"],
+)
+def test_a_guess_outside_of_the_bounds(model, bounds, y, expected):
+    fit = LMRegressor(model, module__bounds=bounds, random_state=0).fit(TIME[:, None], y)
+    np.testing.assert_allclose([fit.parameters_[name] for name in expected], list(expected.values()), rtol=1e-3)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4, 1e6])
+def test_decay_on_a_large_offset(offset):
+    z = np.linspace(0, 1, 100)
+    for seed in range(3):
+        y = offset - 3 * np.exp(-0.9 * z) + 0.03 * np.random.default_rng(seed).standard_normal(100)
+        fit = LMRegressor(ExponentialDecay).fit(z[:, None], y)
+        assert np.square(fit.predict(z[:, None]) - y).sum() < 0.15

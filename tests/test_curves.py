@@ -1134,3 +1134,29 @@ def test_derivatives_that_autograd_does_not_have(formula):
     model = LMRegressor(formula, **{f"module__{name}": value for name, value in start.items()}).fit(x[:, None], y)
     np.testing.assert_allclose(list(model.parameters_.values()), expected, rtol=1e-4)
     np.testing.assert_allclose(list(model.standard_errors_.values()), np.sqrt(np.diag(covariance)), rtol=1e-3)
+
+
+@pytest.mark.parametrize("n_init", [1, 4])
+def test_function_that_keeps_the_column(n_init):
+    def decay(x, a, b):
+        return (a * torch.exp(-b * x))[:, None]
+
+    x = np.linspace(0, 3, 40)
+    model = LMRegressor(curve(decay), n_init=n_init, random_state=0).fit(x[:, None], 3 * np.exp(-2 * x))
+    assert model.parameters_ == pytest.approx({"a": 3.0, "b": 2.0})
+
+
+def test_a_column_named_like_a_constant():
+    X = pd.DataFrame({"x": [1.0, 2.0, 3.0], "pi": [0.0, 1.0, 0.0]})
+    with pytest.raises(ValueError, match="uses pi, a number and a column of X; rename the column"):
+        LMRegressor("a * x + b * pi").fit(X, [1.0, 2.0, 3.0])
+    LMRegressor("a * x").fit(X, [1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    "text", ["a * exp(-b * x)\n  + c", "a * exp(-b * x)  # decay\n+ c", "\n a * exp(\n-b * x) + c\n"]
+)
+def test_formula_on_several_lines(text):
+    x = np.linspace(0, 3, 40)
+    model = LMRegressor(text, random_state=0).fit(x[:, None], 2 * np.exp(-x) + 3)
+    assert model.parameters_ == pytest.approx({"a": 2.0, "b": 1.0, "c": 3.0})

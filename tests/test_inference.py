@@ -303,10 +303,72 @@ def test_robust_covariance_of_a_curve(name, kind):
     assert_allclose(list(model.parameters_.values()), fit.x, rtol=1e-4)  # scipy's Gauss-Newton is approximate here
     J = decay_jacobian(x, *model.parameters_.values())
     z = (decay(x, *model.parameters_.values()) - DECAY_Y) / delta
-    psi, slope = delta * RHO[name][0](z), RHO[name][1](z).mean()
-    bread = np.linalg.inv(J.T @ J) / slope
-    meat = psi @ psi / 57 * J.T @ J if kind == "classical" else 60 / 57 * (J.T * psi**2) @ J
+    psi, slope = delta * RHO[name][0](z), RHO[name][1](z)
+    if kind == "classical":
+        bread, meat = np.linalg.inv(J.T @ J) / slope.mean(), psi @ psi / 57 * J.T @ J
+    else:
+        bread, meat = np.linalg.inv((J.T * slope) @ J), 60 / 57 * (J.T * psi**2) @ J
     assert_allclose(model.covariance_, bread @ meat @ bread, rtol=RTOL)
+
+
+def simulated(noise, weights=None, **params):
+    """Return the standard deviation of the slope of a line over many draws, and the mean standard error."""
+    z = np.linspace(0, 4, 80)
+    slopes, found = [], []
+    for seed in range(100):
+        y = 1 + 2 * z + noise * np.random.default_rng(seed).standard_normal(80)
+        model = LMRegressor("a+b*x", random_state=0, **params).fit(z[:, None], y, sample_weight=weights)
+        slopes.append(model.parameters_["b"])
+        found.append(model.standard_errors_["b"])
+    return np.std(slopes), np.mean(found)
+
+
+@pytest.mark.parametrize("name", ["huber", "soft_l1"])
+def test_sandwich_of_a_robust_loss_where_the_noise_grows(name):
+    noise = np.geomspace(0.05, 2, 80)
+    true, found = simulated(noise, criterion=name, criterion__delta=0.3, covariance="sandwich")
+    assert found == pytest.approx(true, rel=0.15)
+    _, classical = simulated(noise, criterion=name, criterion__delta=0.3)
+    assert classical < 0.7 * true
+
+
+@pytest.mark.parametrize("name", RHO)
+def test_robust_errors_with_weights(name):
+    noise = 0.1 * np.exp(np.random.default_rng(0).uniform(-1.5, 1.5, 80))
+    true, found = simulated(noise, 1 / noise**2, criterion=name, criterion__delta=0.1)
+    assert found == pytest.approx(true, rel=0.15)
+
+
+@pytest.mark.parametrize("kind", ["classical", "sandwich"])
+@pytest.mark.parametrize("name", RHO)
+def test_robust_outputs_are_fits_of_their_own(name, kind):
+    rng = np.random.default_rng(0)
+    z = np.linspace(0.05, 4, 80)
+    y = np.column_stack([z + 0.1 * rng.standard_normal(80), z + 10 * rng.standard_normal(80)])
+
+    def two(x, a=1.0, b=1.0):
+        return torch.stack([a * x, b * x], 1)
+
+    params = {"criterion": name, "covariance": kind, "ftol": 1e-14}
+    model = LMRegressor(curve(two), **params).fit(z[:, None], y)
+    alone = [LMRegressor("a * x", **params).fit(z[:, None], column) for column in y.T]
+    assert_allclose(errors(model), [fit.standard_errors_["a"] for fit in alone], rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [1618, 2071])
+def test_absolute_error_of_a_curvature_that_is_rounding(seed):
+    z = np.linspace(0, 4, 60)
+    y = 1 + 2 * z + 0.1 * np.random.default_rng(seed).standard_normal(60)
+    assert np.isnan(errors(LMRegressor("a+b*x", criterion="absolute_error", random_state=0).fit(z[:, None], y))).all()
+
+
+def test_line_far_from_zero():
+    z = np.linspace(0, 10, 50)
+    y = 5 + 0.3 * z + 0.1 * np.random.default_rng(0).standard_normal(50)
+    oracle = sm.OLS(y, sm.add_constant(z)).fit()
+    model = LMRegressor("a + b * x").fit(1.7e9 + z[:, None], y)
+    assert_allclose(model.standard_errors_["b"], oracle.bse[1], rtol=1e-4)
+    assert model.dof_ == pytest.approx(48)
 
 
 def test_smooth_l1_is_huber_up_to_its_scale():

@@ -169,7 +169,9 @@ class Curve(nn.Module):
                 f"got {type(value).__name__}."
             )
         value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
-        return value.expand(len(X)) if value.ndim == 0 else value
+        if value.ndim == 0:
+            return value.expand(len(X))
+        return value[:, 0] if value.shape[1:] == (1,) else value
 
     def _hint(self, message: str) -> str:
         """Return what a function must do that fails in ways known from functions written for numpy, or nothing."""
@@ -239,18 +241,30 @@ class Curve(nn.Module):
             if guessed is not None:
                 first |= {name: guessed[name] for name in unset if math.isfinite(guessed[name])}
                 searched = []
+
+        def loss(start: Mapping[str, float]) -> float:
+            values = {name: y.new_tensor(value) for name, value in {**first, **start}.items()}
+            found = float(weights @ (self.evaluate(X, values) - y).square())
+            return found if math.isfinite(found) else math.inf
+
         data = (self.evaluate, X, y, weights)
-        centers = {name for name in free if name not in searched}
+        given = {name: first[name] for name in free if name in self._given}
         others: list[dict[str, float]] = []
+        best = self._inside_bounds(first, free) | given
+        knows_bounds = all(best[name] == first[name] for name in unset)
         with contextlib.suppress(RuntimeError):  # a function that torch cannot batch starts from 1
-            if searched:
-                (first,) = find_starts(*data, first, searched, centers, self._box)
+            if searched or not knows_bounds:
+                (found,) = find_starts(*data, first, unset, set(given), self._box)
+                found = self._inside_bounds(found, free) | given
+                best = found if searched else min(best, found, key=loss)
             if n_starts > 1:
-                others = find_starts(*data, first, free, centers, self._box, n_starts=n_starts - 1)
-        unbounded = (-math.inf, math.inf)
-        inside = [{name: _inside(s[name], *self._box.get(name, unbounded)) for name in free} for s in [first, *others]]
-        inside[0] |= {name: first[name] for name in free if name in self._given}
-        return inside
+                centers = set(free) - set(searched)
+                others = find_starts(*data, {**first, **best}, free, centers, self._box, n_starts=n_starts - 1)
+        return [best, *(self._inside_bounds(start, free) for start in others)]
+
+    def _inside_bounds(self, start: Mapping[str, float], names: list[str]) -> dict[str, float]:
+        """Return values well within their bounds."""
+        return {name: _inside(start[name], *self._box.get(name, (-math.inf, math.inf))) for name in names}
 
 
 class ReadyCurve(Curve):
@@ -340,6 +354,9 @@ def _formula_names(
 ) -> tuple[dict[str, int], list[str]]:
     """Return the inputs (name to column) and the parameters of a formula."""
     positions = {} if columns is None else {name: i for i, name in enumerate(columns)}
+    for name in formula.constants:
+        if name in positions:
+            raise ValueError(f"`module` {formula.text!r} uses {name}, a number and a column of X; rename the column.")
     inputs = {name: positions[name] for name in formula.names if name in positions}
     generic = {"x": 0} if n_features == 1 else {f"x{i}": i for i in range(n_features)}
     if not inputs:

@@ -158,6 +158,7 @@ class Formula:
     ----------
     names : list of str
         Names that are neither functions nor constants, in the order of appearance.
+    constants : list of str
 
     Raises
     ------
@@ -174,7 +175,8 @@ class Formula:
         self.text = text
         self._shown = repr(text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "...")
         try:
-            body = ast.parse(text.strip(), mode="eval").body
+            source = text.strip()
+            body = ast.parse(f"({source}\n)" if "\n" in source else source, mode="eval").body
         except SyntaxError as error:
             hint = "write * for a product"
             if re.search(r"\.[*/^]", text):
@@ -192,6 +194,7 @@ class Formula:
         except (RecursionError, MemoryError):
             raise self._too_deep() from None
         self.names: list[str] = []
+        self.constants: list[str] = []
         self._check(body, 0)
         self._value = _compiled(body)
 
@@ -234,8 +237,9 @@ class Formula:
             raise ValueError(f"`module` {self._shown} uses the name {name}, which is reserved; rename it.")
         if name in FUNCTIONS:
             raise ValueError(f"`module` {self._shown} uses the function {name} as a name; call it, or rename.")
-        if name not in CONSTANTS and name not in self.names:
-            self.names.append(name)
+        found = self.constants if name in CONSTANTS else self.names
+        if name not in found:
+            found.append(name)
 
     def _check_call(self, node: ast.Call, depth: int) -> None:
         name = ast.unparse(node.func)
@@ -267,7 +271,7 @@ def _compiled(node: Any) -> Value:
     """Return the function of the values and of `like` that a checked node stands for."""
     if isinstance(node, ast.Constant):
         number: Any = node.value
-        if number > 2**31:  # torch has no longer integers
+        if number > 2**31 or number == 0:  # torch has no longer integers, and -0 is not 0
             number = float(number)
         return lambda values, like: number
     if isinstance(node, ast.Name):

@@ -18,7 +18,7 @@ from torch import Tensor
 from sklm.curves.curve import ReadyCurve
 
 MAX_ROWS = 512  # of the data: enough to rank candidates
-RIDGE = 1e-8  # relative: keeps coefficients finite where columns are collinear, too small to matter elsewhere
+RIDGE = 1e-14  # relative: keeps coefficients finite where columns are collinear; below the square of signal over offset
 
 
 class SeparableCurve(ReadyCurve):
