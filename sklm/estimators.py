@@ -267,8 +267,8 @@ class LMRegressor(RegressorMixin, Uncertainty):
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
         """Go on fitting from the present parameters for up to `max_epochs` epochs, as skorch does.
 
-        Where the evidence has left less than one effective weight, nothing is there to go on from, and the weights are
-        drawn anew.
+        Where a fit has converged with less than one effective weight by the evidence, nothing is there to go on from, and
+        the weights are drawn anew.
 
         Parameters
         ----------
@@ -462,8 +462,8 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
         """Go on fitting from the present parameters for up to `max_epochs` epochs, as skorch does.
 
-        Where the evidence has left less than one effective weight, nothing is there to go on from, and the weights are
-        drawn anew.
+        Where a fit has converged with less than one effective weight by the evidence, nothing is there to go on from, and
+        the weights are drawn anew.
 
         Parameters
         ----------

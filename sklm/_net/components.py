@@ -110,7 +110,8 @@ class WithParts(WithData):
             self._initialize_callbacks()
             self._built_callbacks = self.callbacks
         used = self.optimizer_
-        has_vanished = self._n_weights() < FEWEST_WEIGHTS  # nearly all are zero, from where no step leads away
+        # nearly all weights are zero, from where no step leads away
+        has_vanished = self.__dict__.get("converged_", False) and self._n_weights() < FEWEST_WEIGHTS
         if has_vanished:
             self.module_ = self._build_module(used.seed)
             self._is_new = True
