@@ -12,6 +12,7 @@ from sklearn.utils import check_random_state
 
 from sklm.engine._checks import check_choice
 
+SMALL = 1e-12  # targets whose squares have no digits left in float32
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -60,12 +61,16 @@ def dtype_name(dtype: Any) -> str:
     return check_choice("dtype", name, ["auto", *DTYPES])
 
 
-def resolve_dtype(dtype: Any, arrays: Any, device: torch.device) -> torch.dtype:
+def resolve_dtype(dtype: Any, arrays: Any, device: torch.device, targets: Any = None) -> torch.dtype:
+    """Return the dtype of a fit; ``"auto"`` is that of the inputs, if it also has the squares of the targets."""
     name = dtype_name(dtype)
     if name == "auto":
         parts = list(arrays.values()) if isinstance(arrays, Mapping) else [arrays]
         real = [part.dtype for part in parts if part.dtype.kind == "f"]
         name = "float32" if real and all(kind == np.float32 for kind in real) else "float64"
+        largest = 0.0 if targets is None or targets.dtype.kind != "f" else float(np.abs(targets).max())
+        if largest and not SMALL <= largest <= 1 / SMALL:
+            name = "float64"
         if device.type == "mps":
             name = "float32"
     elif name == "float64" and device.type == "mps":

@@ -119,7 +119,8 @@ class LMRegressor(RegressorMixin, Uncertainty):
     device : str or torch.device, default="auto"
         ``"auto"`` is CUDA where there is a GPU, else the CPU.
     dtype : {"auto", "float32", "float64"} or torch.dtype, default="auto"
-        ``"auto"`` is float32 for float32 X, else float64, and for a curve of `sklm.curves` float64 in any case.
+        ``"auto"`` is float32 for float32 X and targets between 1e-12 and 1e12 in size, else float64, and for a curve of
+        `sklm.curves` float64 in any case.
     **kwargs
         ``module__...``, ``criterion__...``, ``damping__...``, ``selection__...``, ``callbacks__...``.
 
@@ -267,8 +268,8 @@ class LMRegressor(RegressorMixin, Uncertainty):
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
         """Go on fitting from the present parameters for up to `max_epochs` epochs, as skorch does.
 
-        Where a fit has converged with less than one effective weight by the evidence, nothing is there to go on from, and
-        the weights are drawn anew.
+        Where a fit has converged with less than one effective weight by the evidence, there is nothing to go on from,
+        and the weights are drawn anew.
 
         Parameters
         ----------
@@ -462,8 +463,8 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
         """Go on fitting from the present parameters for up to `max_epochs` epochs, as skorch does.
 
-        Where a fit has converged with less than one effective weight by the evidence, nothing is there to go on from, and
-        the weights are drawn anew.
+        Where a fit has converged with less than one effective weight by the evidence, there is nothing to go on from,
+        and the weights are drawn anew.
 
         Parameters
         ----------

@@ -1590,3 +1590,12 @@ def test_a_perfect_classifier_is_not_called_constant():
     assert model.score(x, x[:, 0] > 1.6) == 1
     assert model.n_effective_ < 5  # of 3 + 2 parameters without penalty, hardly one more
     assert "constant" not in model.message_
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-22, 1.0, 1e22, 1e30])
+def test_targets_in_any_units_in_float32(unit):
+    X32 = X.astype(np.float32)
+    y = ((np.sin(X32[:, 0]) + X32[:, 1]) * unit).astype(np.float32)
+    model = LMRegressor(random_state=0).fit(X32, y)
+    assert model.dtype_ == (torch.float32 if unit == 1.0 else torch.float64)
+    assert model.score(X32, y) > 0.99

@@ -86,7 +86,7 @@ class WithData(Parameterized):
         weights = self._reweighted(labels, weights)
         if reset:
             dtype = "float64" if is_curve(self.module) and dtype_name(self.dtype) == "auto" else self.dtype
-            self.dtype_ = resolve_dtype(dtype, arrays, self.device_)
+            self.dtype_ = resolve_dtype(dtype, arrays, self.device_, targets)
         convert = partial(to_tensors, dtype=self.dtype_, device=self.device_)
         inputs = convert(arrays) if source is None else self._reader(source, self.dtype_)
         data = Data(inputs, labels, convert(targets), None if weights is None else self._convert_weights(weights))
