@@ -109,7 +109,8 @@ class Uncertainty(LMNet):
         kept = self.__dict__.get("_inferred")
         if kept is None or kept[0] != settings:
             function = self.optimizer_.function if is_ours else None
-            kept = settings, inference.infer(self._problem(is_ours=is_ours), self.covariance, function)
+            with torch.inference_mode(mode=False):
+                kept = settings, inference.infer(self._problem(is_ours=is_ours), self.covariance, function)
             self.__dict__["_inferred"] = kept
         found: Inference = kept[1]
         return found
@@ -295,11 +296,12 @@ class Uncertainty(LMNet):
     def _outputs_and_variance(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return outputs and their variance, both of shape (n_samples, n_outputs), in float64."""
         found = self._infer()
-        data = self._prediction_data(X)
-        module, device = self._module_in_float64()
-        inputs = inference.to_float64(data.X, device)
-        variance = inference.prediction_variance(found, module, inputs, count_samples(inputs))
-        return self._outputs(X).double().numpy(), variance
+        with torch.inference_mode(mode=False):
+            data = self._prediction_data(X)
+            module, device = self._module_in_float64()
+            inputs = inference.to_float64(data.X, device)
+            variance = inference.prediction_variance(found, module, inputs, count_samples(inputs))
+            return self._outputs(X).double().numpy(), variance
 
     def _standard_deviation(self, X: Any) -> np.ndarray:
         """Return the standard error of the predictions, shaped like them."""

@@ -13,7 +13,8 @@ counts the rows with a positive weight.
   C = H^-1 (sum_k s_k^2 H_k) H^-1 with the curvature H_k of output k: exact for outputs that share no parameter.
 * Robust losses: the curvature of output k is H_k times psi_k', the mean of psi' by the weights, and s_k^2 is replaced
   by n / dof (sum w^2 psi^2 / sum w) / psi_k'^2, the variance of an M-estimator (Huber 1981, "Robust statistics", eq.
-  7.6.7); with `absolute_sigma` by that over the robust variance of the residuals, both at least 1.
+  7.6.7); with `absolute_sigma` by that over the robust variance of the residuals, both at least 1. Weights that go with
+  the inputs ask for the sandwich, as psi then does too.
 * Likelihoods (Poisson, cross-entropy): C is the inverse Fisher information.
 * ``"sandwich"``: C = n / (n - p) H^-1 (sum w_i^2 g_i g_i') H^-1 with the gradients g_i of the samples (White 1980; HC1
   of MacKinnon and White 1985), valid when the variance of the noise differs from sample to sample. For robust losses
@@ -44,7 +45,7 @@ from sklm.engine.memory import samples_per_chunk
 from sklm.engine.solvers import reduce_rows
 
 MAX_PARAMS = 5000  # a covariance of 200 MB
-RANK_TOLERANCE = 1e-12  # of the singular values, with columns of norm 1
+RANK_TOLERANCE = 1e-10  # of the singular values, with columns of norm 1
 LEAK = 1e-6  # share of a prediction's derivative in such directions from which its variance is infinite
 NO_DOF = 1e-9  # degrees of freedom, relative to the rows, that are rounding
 MAD = 1.4826  # standard deviation of a normal variable over the median of its size
@@ -290,6 +291,8 @@ class _Curvature:
         self.n_effective = float(kept.sum())
         if self.problem.alpha:
             self.n_effective = float((self.triangle @ self.inverse_root).square().sum())
+            if self.negative is not None:
+                self.n_effective -= float((self.negative @ self.inverse_root).square().sum())
 
     def _robust_variance(self) -> Tensor:
         """Return the squared median size of the weighted residuals, in units of a normal standard deviation."""

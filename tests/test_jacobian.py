@@ -997,7 +997,9 @@ def test_operations_that_torch_does_not_batch_twice(make):
     function, x = ModuleFunction(make().double()), draw(N, 2)
     outputs = function.outputs(function.vector(), x).shape[1]
     factor = draw(N, 3, outputs)
-    torch.testing.assert_close(all_rows(function, x, factor), function.rows_alone(function.vector(), x, factor))
+    for chunk in (1, N):
+        found = all_rows(function, x, factor, chunk=chunk)
+        torch.testing.assert_close(found, function.rows_alone(function.vector(), x, factor))
     assert function.method == "functional"
 
 

@@ -442,3 +442,19 @@ def test_modules_that_look_layerwise_at_the_start(case):
     scale = expected.abs().amax((0, 1)).clamp_min(1e-3)
     torch.testing.assert_close(rows / scale, expected / scale, rtol=1e-9, atol=1e-9)
     assert not function.layerwise.works
+
+
+def test_a_hook_that_returns_more_than_a_tensor():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(2, 3), nn.Linear(3, 1)
+            self.first.register_forward_hook(lambda layer, inputs, output: (output, output.square()))
+
+        def forward(self, X):
+            one, two = self.first(X)
+            return self.last(one + two)
+
+    torch.manual_seed(0)
+    X, y = torch.randn(20, 2).double(), torch.randn(20, 1).double()
+    assert LevenbergMarquardt(Net().double()).step(X, y).jacobian == "functional"

@@ -25,6 +25,7 @@ from skorch.callbacks import (
 from skorch.dataset import Dataset, ValidSplit
 from skorch.helper import SliceDataset, predefined_split
 from torch import nn
+from torch.nn.utils import parametrizations
 from torch.utils.data import Subset
 
 from sklm import LMClassifier, LMRegressor
@@ -599,6 +600,57 @@ def test_modules_given_as_arguments_are_not_trained():
             assert torch.equal(parameter, left)
 
 
+def test_a_module_in_two_arguments_stays_one():
+    class Twice(nn.Module):
+        def __init__(self, first=None, second=None):
+            super().__init__()
+            self.first, self.second, self.last = first, second, nn.Linear(3, 1)
+
+        def forward(self, X):
+            return self.last(torch.tanh(self.second(torch.tanh(self.first(X)))))
+
+    layer = nn.Linear(3, 3)
+    model = LMRegressor(Twice, module__first=layer, module__second=layer, max_epochs=2).fit(X, Y)
+    assert model.module_.first is model.module_.second
+    assert model.module_.first is not layer
+
+
+def test_a_list_without_tensors_is_the_list_that_was_given():
+    seen = []
+
+    class Logging(Network):
+        def __init__(self, log=None):
+            super().__init__()
+            log.append("made")
+
+    LMRegressor(Logging, module__log=seen, max_epochs=2).fit(X, Y)
+    assert seen == ["made"]
+
+
+@pytest.mark.parametrize("n_epochs", [1, 3])
+def test_a_loop_of_short_fits_gets_as_far_as_one(n_epochs):
+    x = np.random.default_rng(0).uniform(-1, 1, (100, 1))
+    y = np.sin(4 * x[:, 0]) + 0.05 * np.random.default_rng(1).standard_normal(100)
+    model = LMRegressor(max_epochs=n_epochs, random_state=0)
+    for _ in range(60 // n_epochs):
+        model.partial_fit(x, y)
+    assert model.score(x, y) > 0.99
+
+
+def test_a_parametrized_instance_goes_on():
+    model = LMRegressor(parametrizations.weight_norm(nn.Linear(3, 1)), max_epochs=3).fit(X, Y)
+    model.partial_fit(X, Y)
+
+
+def test_auto_on_a_machine_with_another_device(monkeypatch):
+    model = regressor().fit(X, Y)
+    monkeypatch.setattr("sklm._net.components.resolve_device", lambda device: torch.device("meta"))
+    model.partial_fit(X, Y)
+    model.set_params(device="cpu")
+    with pytest.raises(ValueError, match="`device` has changed"):
+        model.partial_fit(X, Y)
+
+
 class Anything(Network):
     def __init__(self, thing=None):
         super().__init__()
@@ -668,8 +720,10 @@ def test_a_scheduler_goes_on(policy, goes_on, tmp_path):
     )
     peer.fit(X.astype("f"), Y[:, None].astype("f")).partial_fit(X.astype("f"), Y[:, None].astype("f"))
     np.testing.assert_allclose(model.history_[:, "event_lr"], peer.history[:, "event_lr"])
-    model.set_params(lr=0.7, callbacks=None).partial_fit(X, Y)
-    assert model.optimizer_.param_groups[0]["lr"] == 0.7
+    model.set_params(lr=0.7, callbacks=[LRScheduler("LambdaLR", lr_lambda=lambda epoch: 1.0)]).partial_fit(X, Y)
+    np.testing.assert_allclose(model.history_[-3:, "event_lr"], 0.7)
+    model.set_params(callbacks=None, lr=1.0).partial_fit(X, Y)
+    assert model.optimizer_.param_groups[0]["lr"] == 1.0
 
 
 def test_a_first_chunk_that_leaves_no_weight_does_not_decide_the_rest():
@@ -790,13 +844,18 @@ def test_weights_beyond_float32():
         regressor().fit(X.astype("f"), Y, sample_weight=np.full(40, 1e60))
     with pytest.raises(ValueError, match=r"`sample_weight` must be within the range"):
         regressor().fit(X.astype("f"), Y, sample_weight=np.full(40, 1e-60))
+    some = np.where(np.arange(40) < 10, 1e-60, 1.0)
+    found, expected = (regressor().fit(X.astype("f"), Y, sample_weight=w) for w in (some, some > 0.5))
+    np.testing.assert_array_equal(found.predict(X), expected.predict(X))
     regressor().fit(X, Y, sample_weight=np.full(40, 1e60))
 
 
 def test_a_fit_within_inference_mode():
     with torch.inference_mode():
         model = regressor().fit(X, Y)
+        intervals = model.predict_interval(X)
     np.testing.assert_array_equal(model.predict(X), regressor().fit(X, Y).predict(X))
+    np.testing.assert_array_equal(intervals, regressor().fit(X, Y).predict_interval(X))
 
 
 def test_many_parameters_have_no_standard_errors():

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from skorch.callbacks import LRScheduler
 from skorch.history import History
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -34,6 +35,7 @@ from sklm.modules import MLP
 SECOND_SCALING = "identity"  # of a curve whose first run has not converged: from the same start
 MOST_BAYES_PARAMS = 3000  # for alpha="auto": the evidence takes an inverse in every step
 SOME_ROWS = 2**13  # that a curve with many rows is fitted to first
+CONSTANT = 1e-3  # outputs that vary by no more than this share
 FEWEST_WEIGHTS = 1.0  # effective ones that a fit goes on from
 INIT_ROWS = 2**16  # of those read batch by batch: enough for the scales of a new module
 
@@ -98,8 +100,12 @@ class WithParts(WithData):
         if not isinstance(self.module, nn.Module):
             self._check_factory(self.get_params_for("module"))
         before, now = self._built_from, self._module_source()
+        same = {"device"} if resolve_device(self.device) == self.device_ else set()  # by another name
+        same |= {"dtype"} if DTYPES.get(dtype_name(self.dtype)) == self.dtype_ else set()
         changed = [
-            name for name in {**before, **now} if not _same(before.get(name, (None, None)), now.get(name, [None])[0])
+            name
+            for name in {**before, **now}
+            if name not in same and not _same(before.get(name, (None, None)), now.get(name, [None])[0])
         ]
         if changed:
             raise ValueError(
@@ -110,8 +116,7 @@ class WithParts(WithData):
             self._initialize_callbacks()
             self._built_callbacks = self.callbacks
         used = self.optimizer_
-        # nearly all weights are zero, from where no step leads away
-        has_vanished = self.__dict__.get("converged_", False) and self._n_weights() < FEWEST_WEIGHTS
+        has_vanished = self._has_vanished(data)
         if has_vanished:
             self.module_ = self._build_module(used.seed)
             self._is_new = True
@@ -125,10 +130,13 @@ class WithParts(WithData):
             self.optimizer_.continue_alpha(used)
             if type(self.optimizer_.damping) is type(used.damping):
                 self.optimizer_.damping.load_state_dict(used.damping.state_dict())
-        group, of_scheduler = self.optimizer_.param_groups[0], used.param_groups[0]
-        if self.lr == used.defaults["lr"]:  # else the user has changed it
-            group["lr"] = of_scheduler["lr"]
-        group.update({name: value for name, value in of_scheduler.items() if name not in group})
+        if any(isinstance(callback, LRScheduler) for _, callback in self.callbacks_):
+            group, before_it = self.optimizer_.param_groups[0], used.param_groups[0]
+            group.update({name: value for name, value in before_it.items() if name not in group})
+            if self.lr == used.defaults["lr"]:
+                group["lr"] = before_it["lr"]
+            elif "initial_lr" in group:  # the user has changed it
+                group["initial_lr"] = self.lr
         history = History()
         history.extend(row for row in self.history_ if "train_loss" in row)  # without an interrupted epoch
         self.history_ = history
@@ -136,8 +144,11 @@ class WithParts(WithData):
     def _module_source(self) -> dict[str, tuple[Any, Any]]:
         """Return what a module is built from, with copies."""
         arguments = {f"module__{name}": value for name, value in self.get_params_for("module").items()}
-        settings = {"module": self.module, "device": resolve_device(self.device), "dtype": dtype_name(self.dtype)}
-        return {name: (value, copy.copy(value)) for name, value in {**settings, **arguments}.items()}
+        settings = {"module": self.module, "device": self.device, "dtype": self.dtype}
+        return {
+            name: (value, copy.copy(value) if isinstance(value, _MUTABLE) else value)
+            for name, value in {**settings, **arguments}.items()
+        }
 
     @abc.abstractmethod
     def _n_module_outputs(self) -> int:
@@ -194,14 +205,15 @@ class WithParts(WithData):
             )
         with preserved_rng(self.device_):
             seed_rng(seed, self.device_)
-            module = factory(**{name: _own(value) for name, value in keywords.items()})
+            memo: dict[int, Any] = {}  # one for all: a module may be in two of them
+            module = factory(**{name: _own(value, memo) for name, value in keywords.items()})
         if not isinstance(module, nn.Module):
             raise ValueError(
                 f"`module` must return a torch.nn.Module; got {type(module).__name__}. Pass a function of the data as "
                 "sklm.curve(function)."
             )
         # a function may return what is there already
-        return module if isinstance(factory, type) or isinstance(module, Curve) else _own(module)
+        return module if isinstance(factory, type) or isinstance(module, Curve) else _own(module, {})
 
     def _check_factory(self, keywords: dict[str, Any]) -> None:
         if not callable(self._factory()):
@@ -219,6 +231,17 @@ class WithParts(WithData):
             facts["n_features_in"] = self.n_features_in_
             facts["feature_names_in"] = getattr(self, "feature_names_in_", None)
         return facts
+
+    def _has_vanished(self, data: Data) -> bool:
+        """Return whether the last fit has ended with nearly all weights zero, from where no step leads away."""
+        ended = self.__dict__.get("converged_", False) and self._n_weights() < FEWEST_WEIGHTS
+        return bool(ended) and self._is_constant(data)
+
+    @torch.no_grad()
+    def _is_constant(self, data: TensorData) -> bool:
+        """Return whether the outputs hardly differ between the samples, beside their size or 1."""
+        outputs = self.infer(data.X)
+        return bool(outputs.amax(0).sub(outputs.amin(0)).max() <= CONSTANT * outputs.abs().max().clamp_min(1.0))
 
     def _n_weights(self) -> float:
         """Return the effective number of weights by the evidence of the last fit; infinite without."""
@@ -403,20 +426,31 @@ class WithParts(WithData):
                 parameters[name].fill_(value)
 
 
-def _own(value: Any) -> Any:
+_MUTABLE = (list, dict, set, np.ndarray)  # what may have been changed in place
+
+
+def _own(value: Any, memo: dict[int, Any]) -> Any:
     """Return a copy of what training might change: modules, tensors and arrays, also within containers."""
-    if not isinstance(value, (nn.Module, Tensor, np.ndarray, list, tuple, dict, set)):
+    if not _holds_tensors(value):
         return value
     try:
-        return copy.deepcopy(value)
+        return copy.deepcopy(value, memo)
     except (RuntimeError, TypeError):  # a tensor with a history, as of torch's old weight_norm; a lock
         return value
+
+
+def _holds_tensors(value: Any) -> bool:
+    if isinstance(value, (list, tuple, set)):
+        return any(map(_holds_tensors, value))
+    if isinstance(value, dict):
+        return any(map(_holds_tensors, value.values()))
+    return isinstance(value, (nn.Module, Tensor, np.ndarray))
 
 
 def _same(before: tuple[Any, Any], now: Any) -> bool:
     """Return whether a value is the one that was given before, where it is with a copy of it as it was then."""
     given, copied = before
-    if now is given and not isinstance(now, (list, dict, set, np.ndarray)):
+    if now is given and not isinstance(now, _MUTABLE):
         return True
     try:
         if isinstance(now, (list, dict, set)):

@@ -103,7 +103,7 @@ class WithData(Parameterized):
 
     def _convert_weights(self, weights: np.ndarray) -> Tensor:
         found: Tensor = to_tensors(weights, self.dtype_, self.device_)
-        if not bool(torch.isfinite(found).all()) or found.count_nonzero() < np.count_nonzero(weights):
+        if not bool(torch.isfinite(found).all() & found.any()):
             raise ValueError(
                 f"`sample_weight` must be within the range of {self.dtype_}; got {weights.min():g} to "
                 f"{weights.max():g}. Pass dtype='float64', or weights in other units."

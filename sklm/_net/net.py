@@ -32,7 +32,6 @@ SECOND_EPOCHS = 10  # times as many for a curve whose first run has not converge
 DEFAULT_EPOCHS = 100
 EVIDENCE = ("alpha", "n_effective", "log_evidence")
 EVIDENCE_NOISE = 5.0  # of the log evidence of a network: its curvature is an approximation
-CONSTANT = 1e-3  # outputs that vary by no more than this share
 LINEAR = 1e-3  # distance of the gain ratio from 1
 ALPHA_CHANGE = 2.0  # a factor: alpha that still changes so much has not been found
 # Mini-batches: an epoch in which the loss falls by less than a share makes them larger by a factor, up to all rows.
@@ -366,12 +365,6 @@ class LMNet(WithParts):
             self.loss_ = self.optimizer_.loss(train.X, train.targets, train.weights)
             self.optimizer_.forget()
         self.message_ = f"{self.message_.removesuffix('.')}; the parameters are those that a callback has loaded."
-
-    @torch.no_grad()
-    def _is_constant(self, data: Any) -> bool:
-        """Return whether the outputs hardly differ between the samples, beside their size or 1."""
-        outputs = self.infer(data.X)
-        return bool(outputs.amax(0).sub(outputs.amin(0)).max() <= CONSTANT * outputs.abs().max().clamp_min(1.0))
 
     def _warn_not_converged(self, *, on_all: bool) -> None:
         advice = (

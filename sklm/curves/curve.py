@@ -254,7 +254,7 @@ class Curve(nn.Module):
         knows_bounds = all(best[name] == first[name] for name in unset)
         with contextlib.suppress(RuntimeError):  # a function that torch cannot batch starts from 1
             if searched or not knows_bounds:
-                (found,) = find_starts(*data, first, unset, set(given), self._box)
+                (found,) = find_starts(*data, first, unset, set(), self._box)
                 found = self._inside_bounds(found, free) | given
                 best = found if searched else min(best, found, key=loss)
             if n_starts > 1:

@@ -463,24 +463,22 @@ class ModuleFunction:
         self._was_forward = False
         if factor.shape[1] > 1 and self._nests is None:
             self._try_nested(vector, inputs, factor.shape[2], draws=seed is not None)
-        return self._batched_rows(vector, indices, inputs, factor, seed)
+        return self._batched_rows(vector, indices, inputs, factor, seed, nests=bool(self._nests))
 
     def _try_nested(self, vector: Tensor, inputs: Any, n_outputs: int, *, draws: bool) -> None:
         """See whether two rows per sample at once are right: for some operations torch batches only once."""
         with evaluating(self.module) if draws else nullcontext():  # what is drawn does not compare
             trial = Trial.near(self, vector, inputs, n_outputs, CHECKED_ROWS)
-            other = replace(trial, factor=trial.factor.flip(0))
-            self._nests = True
-            rows = self._batched_rows(
-                trial.vector, None, trial.inputs, torch.cat([trial.factor, other.factor], 1), None
-            ).unbind(1)
+            other = replace(trial, factor=1 / trial.factor)
+            both = torch.cat([trial.factor, other.factor], 1)
+            rows = self._batched_rows(trial.vector, None, trial.inputs, both, None, nests=True).unbind(1)
             sizes = [part.abs().nan_to_num_(posinf=0.0) for part in rows]
             self._nests = all(map(Trial.confirms_some, (trial, other), rows, sizes))
 
     def _batched_rows(
-        self, vector: Tensor, indices: Tensor | None, inputs: Any, factor: Tensor, seed: int | None
+        self, vector: Tensor, indices: Tensor | None, inputs: Any, factor: Tensor, seed: int | None, *, nests: bool
     ) -> Tensor:
-        """Return the rows by vector-Jacobian products, batched over samples."""
+        """Return the rows by vector-Jacobian products, batched over samples, and with `nests` over their rows too."""
         selected = vector if indices is None else vector[indices]
 
         def insert(part: Tensor) -> Tensor:
@@ -488,7 +486,7 @@ class ModuleFunction:
 
         def one(sample: Any, cotangents: Tensor) -> Tensor:
             pullback = torch.func.vjp(lambda part: self._one(insert(part), sample), selected)[1]
-            if len(cotangents) == 1 or not self._nests:
+            if len(cotangents) == 1 or not nests:
                 return torch.stack([pullback(cotangent)[0] for cotangent in cotangents.unbind()])
             return torch.vmap(lambda cotangent: pullback(cotangent)[0])(cotangents)
 

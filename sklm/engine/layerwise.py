@@ -139,6 +139,11 @@ def _backward(outputs: Tensor, tensors: list[Tensor], factor: Tensor) -> Iterato
         yield torch.autograd.grad(outputs, tensors, factor[:, k], retain_graph=k < n_rows - 1, allow_unused=True)
 
 
+def _version(output: Any) -> int | None:
+    """Return how often a tensor was written into, where torch counts that."""
+    return output._version if isinstance(output, Tensor) and not output.is_inference() else None
+
+
 class LayerwiseJacobian:
     """Rows of a module by layers; make it with `for_module`.
 
@@ -189,11 +194,11 @@ class LayerwiseJacobian:
             Evaluates the module at parameters that require a gradient; returns (n_samples, n_outputs).
         """
         seen: list[tuple[str, Tensor, Tensor]] = []
-        versions: list[int] = []
+        versions: list[int | None] = []
 
         def keep(path: str, inputs: Any, output: Tensor) -> None:
             seen.append((path, inputs[0].detach(), output))
-            versions.append(output._version)
+            versions.append(_version(output))
 
         handles: list[Any] = [
             layer.register_forward_hook(lambda _, inputs, output, path=path: keep(path, inputs, output))
@@ -206,7 +211,7 @@ class LayerwiseJacobian:
             for handle in handles:
                 handle.remove()
         return Record(
-            outputs, seen, all(z._version == version for (_, _, z), version in zip(seen, versions, strict=True))
+            outputs, seen, all(_version(z) == version for (_, _, z), version in zip(seen, versions, strict=True))
         )
 
     @contextmanager

@@ -793,7 +793,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         self._accelerates, self._first_gradient = own["accelerates"], own["first_gradient"]
         self._has_alpha = own["has_alpha"]
         self.damping.load_state_dict(own["damping"])
-        self.function.load_state_dict(own["function"])
+        if "function" in own:
+            self.function.load_state_dict(own["function"])
 
     def __getstate__(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in _OWN_ATTRIBUTES}
