@@ -268,8 +268,8 @@ class LMRegressor(RegressorMixin, Uncertainty):
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
         """Go on fitting from the present parameters for up to `max_epochs` epochs, as skorch does.
 
-        Where a fit has converged with less than one effective weight by the evidence, there is nothing to go on from,
-        and the weights are drawn anew.
+        Where a fit by the evidence has converged to a constant, there is nothing to go on from: the weights are drawn
+        anew.
 
         Parameters
         ----------
@@ -463,8 +463,8 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
         """Go on fitting from the present parameters for up to `max_epochs` epochs, as skorch does.
 
-        Where a fit has converged with less than one effective weight by the evidence, there is nothing to go on from,
-        and the weights are drawn anew.
+        Where a fit by the evidence has converged to a constant, there is nothing to go on from: the weights are drawn
+        anew.
 
         Parameters
         ----------

@@ -325,7 +325,7 @@ def test_message_of_a_network_that_ends_as_a_constant():
     with pytest.warns(ConvergenceWarning, match="the outputs are constant"):
         model.fit(X, rng.standard_normal(30))
     assert np.ptp(model.predict(X)) < 1e-3
-    assert "no weight among them: the outputs are constant" in model.message_
+    assert "effective parameters; the outputs are constant" in model.message_
 
 
 @pytest.mark.parametrize("seed", range(8))

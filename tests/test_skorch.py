@@ -729,7 +729,7 @@ def test_a_scheduler_goes_on(policy, goes_on, tmp_path):
 def test_a_first_chunk_that_leaves_no_weight_does_not_decide_the_rest():
     many, targets = make_friedman1(400, n_features=6, noise=1.0, random_state=0)
     model = LMRegressor(random_state=0).partial_fit(many[:20], targets[:20])
-    assert model.n_effective_ == pytest.approx(21, abs=0.5)  # the biases remain
+    assert np.ptp(model.predict(many)) < 1e-2
     assert model.partial_fit(many, targets).score(many, targets) > 0.95
 
 

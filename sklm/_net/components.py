@@ -36,7 +36,6 @@ SECOND_SCALING = "identity"  # of a curve whose first run has not converged: fro
 MOST_BAYES_PARAMS = 3000  # for alpha="auto": the evidence takes an inverse in every step
 SOME_ROWS = 2**13  # that a curve with many rows is fitted to first
 CONSTANT = 1e-3  # outputs that vary by no more than this share
-FEWEST_WEIGHTS = 1.0  # effective ones that a fit goes on from
 INIT_ROWS = 2**16  # of those read batch by batch: enough for the scales of a new module
 
 of_formula = functools.lru_cache(maxsize=128)(curve)  # one factory for every text, whose parameters are known
@@ -233,20 +232,15 @@ class WithParts(WithData):
         return facts
 
     def _has_vanished(self, data: Data) -> bool:
-        """Return whether the last fit has ended with nearly all weights zero, from where no step leads away."""
-        ended = self.__dict__.get("converged_", False) and self._n_weights() < FEWEST_WEIGHTS
-        return bool(ended) and self._is_constant(data)
+        """Return whether the last fit by the evidence has converged to a constant, from where no step leads away."""
+        ended = self.__dict__.get("converged_", False) and hasattr(self, "n_effective_")
+        return ended and self._is_constant(data)
 
     @torch.no_grad()
     def _is_constant(self, data: TensorData) -> bool:
         """Return whether the outputs hardly differ between the samples, beside their size or 1."""
         outputs = self.infer(data.X)
         return bool(outputs.amax(0).sub(outputs.amin(0)).max() <= CONSTANT * outputs.abs().max().clamp_min(1.0))
-
-    def _n_weights(self) -> float:
-        """Return the effective number of weights by the evidence of the last fit; infinite without."""
-        n_effective: float = self.__dict__.get("n_effective_", math.inf)
-        return n_effective - int((~self.optimizer_.penalized).sum())
 
     def _build_criterion(self, data: Data | None, seed: int = 0) -> Loss:
         loss = resolve_loss(self.criterion, self.get_params_for("criterion"))

@@ -23,7 +23,6 @@ from sklm._net.intake import Data
 from sklm._net.run import MeanLoss, PrintLog, Run, StopTraining, raised_by_callback
 from sklm._progress import Progress
 from sklm.curves import Curve
-from sklm.engine.evidence import LEAST_EFFECTIVE
 from sklm.engine.inputs import Reader, call_module, chunks, tensors
 from sklm.engine.jacobian import element_names
 
@@ -345,9 +344,9 @@ class LMNet(WithParts):
                 setattr(self, f"{name}_", last[name])
         if hasattr(self, "n_effective_"):
             found = f"alpha={self.alpha_:.3g}, {self.n_effective_:.4g} effective parameters"
-            if self._n_weights() < LEAST_EFFECTIVE and run.train is not None and self._is_constant(run.train):
+            if run.train is not None and self._is_constant(run.train):
                 run.is_constant = bool((run.train.targets != run.train.targets[:1]).any())
-                found += ", no weight among them: the outputs are constant; try another random_state, n_init or damping"
+                found += "; the outputs are constant; try another random_state, n_init or damping"
             reason = f"{reason}; {found}".removeprefix("; ")
         self.converged_ = run.verdict == "Converged"
         epochs = "epoch" if self.n_iter_ == 1 else "epochs"

@@ -1,19 +1,23 @@
 """The penalty alpha by the evidence: what the data themselves say about the size of the weights.
 
-With the curvature H of W times the loss at the minimum, P the diagonal with ones for penalized parameters,
-A = H + alpha P and phi the dispersion, the Laplace approximation gives, up to a constant,
+With the curvature H of W times the loss at the minimum, P and Q the diagonals with ones for the penalized parameters
+and the others, A = H + alpha P + tau Q and phi the dispersion, the Laplace approximation gives, up to a constant,
 
-    log evidence = -(D + alpha |theta|_P^2 / 2) / phi + (n_P / 2) log alpha - log det(A) / 2 - (n - n_free) / 2 log phi
+    log evidence = -(D + alpha |theta|_P^2 / 2 + tau |theta|_Q^2 / 2) / phi + (n_P log alpha + n_Q log tau - log det(A)
+                   - n log phi) / 2
 
-for n numbers y, D = sum w l, n_P penalized and n_free other parameters. Its derivatives are zero, as MacKay (1992,
+for n numbers y, D = sum w l, n_P penalized and n_Q other parameters. Its derivatives are zero, as MacKay (1992,
 "Bayesian interpolation" and "A practical Bayesian framework for backpropagation networks") found, and Foresee and Hagan
 (1997, "Gauss-Newton approximation to Bayesian learning") within Levenberg-Marquardt, at
 
-    alpha = phi gamma_P / |theta|_P^2,      phi = 2 D / (n - gamma),      gamma = gamma_P + n_free,
+    alpha = phi gamma_P / |theta|_P^2,      phi = 2 D / (n - gamma),      gamma = gamma_P + gamma_Q,
 
-where gamma_P = n_P - alpha tr_P(A^-1) is the number of penalized parameters that the data determine. For likelihoods
-without a dispersion (classes, counts) phi is 1. Weights that are whole numbers without a common divisor count as
-repeated rows; of others, such as 1 / sigma^2, only the ratios count, and W is the number of rows.
+where gamma_P = n_P - alpha tr_P(A^-1) is the number of penalized parameters that the data determine, and gamma_Q that
+of the others. These, the biases, have a wide prior, of the standard deviation `WIDTH` or more: tau = 2 D / n / WIDTH^2.
+Without one, a unit that has lost its weights would count as well, and on few rows the evidence be best for constants.
+For likelihoods without a dispersion (classes, counts) phi and 2 D / n are 1. Weights that are whole numbers without a
+common divisor count as repeated rows; of others, such as 1 / sigma^2, only the ratios count, and W is the number of
+rows.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from sklm.engine._checks import check_real
 from sklm.engine.losses import Elementwise, Loss, plain_form
 from sklm.engine.solvers import SubProblem
 
+WIDTH = 10.0  # of parameters without a penalty, in standard deviations of inputs and targets
 MOST_REPEATS = 2**20  # of a row; all large numbers of float32 are whole
 FIRST_SHARE = 1.0  # of the loss at the start: the first alpha, for weights of order one
 DEEP_SHARE = 0.1  # the same for more than two weight matrices: a large alpha draws their product to zero, for good
@@ -111,25 +116,30 @@ def estimate(
     dispersion : float or None
         See `known_dispersion`.
     """
-    inverse = problem.inverse_diagonal()
+    n_rows = total * n_outputs
+    tau = max(2 * total * loss / n_rows, 1e-300) if dispersion is None else dispersion
+    tau /= WIDTH**2
+    inverse = problem.inverse_diagonal(torch.where(penalized, 0.0, tau / total).to(theta.device, torch.float64))
     if inverse is None:
         return None
     diagonal, log_determinant = inverse
     n_params, n_penalized = len(theta), int(penalized.sum())
-    n_free = n_params - n_penalized
+    n_others = n_params - n_penalized
     decided = float(n_penalized - alpha / total * diagonal[penalized].sum())
     decided = min(max(decided, 0.0), n_penalized)
-    n_rows = total * n_outputs
-    size = float(theta[penalized].square().sum())
+    of_others = min(max(float(n_others - tau / total * diagonal[~penalized].sum()), 0.0), n_others)
+    size, of_prior = float(theta[penalized].square().sum()), float(theta[~penalized].square().sum())
     phi, of_noise = dispersion, 0.0
     if phi is None:
         of_noise = n_rows
-        phi = max(2 * total * loss / max(n_rows - decided - n_free, LEAST_DOF * n_rows), 1e-300)
+        phi = max(2 * total * loss / max(n_rows - decided - of_others, LEAST_DOF * n_rows), 1e-300)
     log_evidence = (
-        -(total * loss + alpha * size / 2) / phi
+        -(total * loss + alpha * size / 2 + tau * of_prior / 2) / phi
         + n_penalized / 2 * math.log(alpha)
+        + n_others / 2 * math.log(tau)
         - (log_determinant + n_params * math.log(total)) / 2
-        - (of_noise - n_free) / 2 * math.log(phi)
+        - of_noise / 2 * math.log(phi)
     )
     wanted = phi * decided / size if decided >= LEAST_EFFECTIVE and size else alpha  # else there is nothing to fit
-    return Evidence(min(max(wanted, alpha / LARGEST_CHANGE), alpha * LARGEST_CHANGE), decided + n_free, log_evidence)
+    change = min(max(wanted / alpha, 1 / LARGEST_CHANGE), LARGEST_CHANGE)
+    return Evidence(change * alpha, decided + of_others, log_evidence)

@@ -94,8 +94,8 @@ class SubProblem(abc.ABC):
     def quadratic(self, direction: Tensor) -> Tensor:
         """Return d'Hd >= 0 as a sum of squares where the form has one."""
 
-    def inverse_diagonal(self) -> tuple[Tensor, float] | None:
-        """Return the diagonal of H^-1 and log det(H); None for a problem that is never formed.
+    def inverse_diagonal(self, added: Tensor | float = 0.0) -> tuple[Tensor, float] | None:
+        """Return the diagonal of H^-1 and log det(H), with `added` on the diagonal of H; None where that is not formed.
 
         Where H vanishes it counts as `JITTER` of its largest entry, or ten times the rounding of that.
         """
@@ -159,15 +159,17 @@ class Cholesky(SubProblem):
     def quadratic(self, direction: Tensor) -> Tensor:
         return (direction @ (self.curvature @ direction)).clamp_min(0)
 
-    def inverse_diagonal(self) -> tuple[Tensor, float] | None:
-        return _inverse_diagonal(self.curvature)
+    def inverse_diagonal(self, added: Tensor | float = 0.0) -> tuple[Tensor, float] | None:
+        return _inverse_diagonal(self.curvature, added)
 
 
-def _inverse_diagonal(curvature: Tensor) -> tuple[Tensor, float] | None:
+def _inverse_diagonal(curvature: Tensor, added: Tensor | float = 0.0) -> tuple[Tensor, float] | None:
     given, rounding = curvature, torch.finfo(curvature.dtype).eps
     if given.dtype != torch.float64:  # its rounding errors stay, but none are added
         curvature = given.to("cpu" if given.device.type == "mps" else given.device, torch.float64)
     jitter = max(JITTER, 10 * rounding) * curvature.diagonal().max()
+    curvature = curvature.clone()
+    curvature.diagonal().add_(added)
     factor, info = torch.linalg.cholesky_ex(curvature)
     if int(info) or bool(factor.diagonal().square().min() < jitter):  # rounding of a zero may be positive as well
         factor, info = torch.linalg.cholesky_ex(curvature + torch.diag(jitter.expand(len(curvature))))
@@ -265,8 +267,8 @@ class _Triangular(SubProblem):
     def quadratic(self, direction: Tensor) -> Tensor:
         return (self.triangle @ direction).square().sum()
 
-    def inverse_diagonal(self) -> tuple[Tensor, float] | None:
-        return _inverse_diagonal(self.triangle.T @ self.triangle)
+    def inverse_diagonal(self, added: Tensor | float = 0.0) -> tuple[Tensor, float] | None:
+        return _inverse_diagonal(self.triangle.T @ self.triangle, added)
 
     def restrict(self, free: Tensor, step: Tensor) -> Self:
         part = copy.copy(self)
