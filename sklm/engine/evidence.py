@@ -119,7 +119,7 @@ def estimate(
     n_rows = total * n_outputs
     tau = max(2 * total * loss / n_rows, 1e-300) if dispersion is None else dispersion
     tau /= WIDTH**2
-    inverse = problem.inverse_diagonal(torch.where(penalized, 0.0, tau / total).to(theta.device, torch.float64))
+    inverse = problem.inverse_diagonal((~penalized).to(theta.device, torch.float64) * (tau / total))
     if inverse is None:
         return None
     diagonal, log_determinant = inverse
