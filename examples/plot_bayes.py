@@ -113,6 +113,6 @@ plt.show()
 # %%
 # Take away: with ``alpha="bayes"`` the size of a network hardly matters for its error, as the data decide how many
 # parameters they pay for; without a penalty it matters very much. These data ask for little more than a straight
-# line, and the regularized network is close to ridge regression, not better. Among starts of one size those of a larger
-# evidence are better on average (``n_init`` chooses so), by little. Do not choose the size by it: the bias of a unit
-# that the data do not use is free to be anything, and this raises the evidence without a better fit.
+# line, and the regularized network is close to ridge regression. Among starts of one size those of a larger evidence
+# are better on average (``n_init`` chooses so), by little. Do not choose the size by it: units that the data do not
+# use hardly change it.

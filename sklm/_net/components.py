@@ -35,7 +35,7 @@ from sklm.modules import MLP
 SECOND_SCALING = "identity"  # of a curve whose first run has not converged: from the same start
 MOST_BAYES_PARAMS = 3000  # for alpha="auto": the evidence takes an inverse in every step
 SOME_ROWS = 2**13  # that a curve with many rows is fitted to first
-CONSTANT = 1e-3  # outputs that vary by no more than this share
+CONSTANT = 1e-3  # outputs that vary by no more than this share of the targets
 INIT_ROWS = 2**16  # of those read batch by batch: enough for the scales of a new module
 
 of_formula = functools.lru_cache(maxsize=128)(curve)  # one factory for every text, whose parameters are known
@@ -238,11 +238,15 @@ class WithParts(WithData):
 
     @torch.no_grad()
     def _is_constant(self, data: TensorData) -> bool:
-        """Return whether the outputs hardly differ between samples in memory, beside their size or 1."""
+        """Return whether the outputs hardly differ between samples in memory, beside targets that do."""
         if isinstance(data.X, Reader):
             return False
-        outputs = self.infer(data.X)
-        return bool(outputs.amax(0).sub(outputs.amin(0)).max() <= CONSTANT * outputs.abs().max().clamp_min(1.0))
+        outputs, targets = self.infer(data.X), data.targets
+        if targets.is_floating_point():
+            targets = self.criterion_.link(targets)
+        targets = targets.reshape(len(outputs), -1)
+        spread, wanted = (part.amax(0) - part.amin(0) for part in (outputs, targets))
+        return bool((spread <= CONSTANT * wanted).all() & (wanted > 0).any())
 
     def _build_criterion(self, data: Data | None, seed: int = 0) -> Loss:
         loss = resolve_loss(self.criterion, self.get_params_for("criterion"))
