@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, overload
 
 import numpy as np
+import torch
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from sklm._data import validate_labels, validate_real_targets
 from sklm._net import Data, LMNet
 from sklm._uncertainty import Uncertainty
-from sklm.engine.losses import BinaryCrossEntropy, Loss, TorchLoss
+from sklm.engine.losses import BinaryCrossEntropy, CrossEntropy, Loss, TorchLoss
 from sklm.modules import MLP
 
 Factory = type[nn.Module] | Callable[..., nn.Module] | nn.Module | str
@@ -509,7 +510,7 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
         labels: np.ndarray = self.classes_[codes]
         return labels
 
-    def _has_one_column(self, scores: np.ndarray) -> bool:
+    def _has_one_column(self, scores: np.ndarray | Tensor) -> bool:
         return scores.shape[1] == 1 and len(self.classes_) == 2
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -546,15 +547,27 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            Columns in the order of `classes_`; minus infinity where a probability rounds to 0.
+            Columns in the order of `classes_`. From the logits where the module returns such: with all digits where a
+            probability rounds to 0 or 1. Else minus infinity for 0.
 
         Raises
         ------
         ValueError
             As `predict_proba`.
         """
-        with np.errstate(divide="ignore"):
-            return np.log(self.predict_proba(X))
+        probabilities = self.predict_proba(X)
+        loss = self.criterion_.twin if isinstance(self.criterion_, TorchLoss) else self.criterion_
+        found: np.ndarray
+        if isinstance(loss, CrossEntropy):
+            found = self._outputs(X).log_softmax(1).numpy()
+        elif isinstance(loss, BinaryCrossEntropy) and loss.from_logits:
+            logits = self._outputs(X)
+            both = torch.cat([-logits, logits], 1) if self._has_one_column(logits) else logits
+            found = nn.functional.logsigmoid(both).numpy()
+        else:
+            with np.errstate(divide="ignore"):
+                found = np.log(probabilities)
+        return found
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Return logits.

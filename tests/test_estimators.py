@@ -242,7 +242,7 @@ def test_predictions_have_the_shape_of_y(y, shape):
 
 def test_logarithms_of_probabilities():
     model = classifier(max_epochs=5).fit(X, THREE)
-    np.testing.assert_array_equal(model.predict_log_proba(X), np.log(model.predict_proba(X)))
+    np.testing.assert_allclose(model.predict_log_proba(X), np.log(model.predict_proba(X)), rtol=1e-9)
 
 
 def test_multi_output_linear_module_solves_least_squares():
@@ -1599,3 +1599,20 @@ def test_targets_in_any_units_in_float32(unit):
     model = LMRegressor(random_state=0).fit(X32, y)
     assert model.dtype_ == (torch.float32 if unit == 1.0 else torch.float64)
     assert model.score(X32, y) > 0.99
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_log_probabilities_far_out(n_classes, dtype):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 2)).astype(dtype)
+    labels = np.digitize(x[:, 0], [0.0] if n_classes == 2 else [-0.5, 0.5])
+    model = LMClassifier(module__hidden_layer_sizes=(), alpha=0.1, random_state=0).fit(x, labels)
+    found = model.predict_log_proba(1000 * x)
+    logits = model.decision_function(1000 * x).astype(np.longdouble)
+    logits = np.column_stack([0 * logits, logits]) if n_classes == 2 else logits
+    logits = logits - logits.max(1, keepdims=True)
+    expected = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    assert np.isfinite(found).all()
+    rtol, atol = (1e-4, 1e-7) if dtype == np.float32 else (1e-12, 1e-15)
+    np.testing.assert_allclose(found, expected.astype(float), rtol=rtol, atol=atol)
