@@ -88,9 +88,10 @@ class WithParts(WithData):
 
     def _initialize_callbacks(self) -> Self:
         super()._initialize_callbacks()
-        if self.callbacks != "disable":
+        given = self.get_params_for("callbacks")
+        if given and self.callbacks != "disable":
             names = [name for name, _ in self._uniquely_named_callbacks()]
-            for name in self.get_params_for("callbacks"):
+            for name in given:
                 check_choice("callbacks__...", name.partition("__")[0], names)
         return self
 
