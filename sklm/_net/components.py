@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 
 from sklm._data import TensorData
 from sklm._device import DTYPES, draw_seed, dtype_name, resolve_device
+from sklm._net.arguments import MUTABLE, own, same_argument
 from sklm._net.intake import Data, WithData
 from sklm._net.parameters import init_takes_weights
 from sklm.curves import Curve, curve, is_curve
@@ -105,7 +106,7 @@ class WithParts(WithData):
         changed = [
             name
             for name in {**before, **now}
-            if name not in same and not _same(before.get(name, (None, None)), now.get(name, [None])[0])
+            if name not in same and not same_argument(before.get(name, (None, None)), now.get(name, [None])[0])
         ]
         if changed:
             raise ValueError(
@@ -146,7 +147,7 @@ class WithParts(WithData):
         arguments = {f"module__{name}": value for name, value in self.get_params_for("module").items()}
         settings = {"module": self.module, "device": self.device, "dtype": self.dtype}
         return {
-            name: (value, copy.copy(value) if isinstance(value, _MUTABLE) else value)
+            name: (value, copy.copy(value) if isinstance(value, MUTABLE) else value)
             for name, value in {**settings, **arguments}.items()
         }
 
@@ -206,14 +207,14 @@ class WithParts(WithData):
         with preserved_rng(self.device_):
             seed_rng(seed, self.device_)
             memo: dict[int, Any] = {}  # one for all: a module may be in two of them
-            module = factory(**{name: _own(value, memo) for name, value in keywords.items()})
+            module = factory(**{name: own(value, memo) for name, value in keywords.items()})
         if not isinstance(module, nn.Module):
             raise ValueError(
                 f"`module` must return a torch.nn.Module; got {type(module).__name__}. Pass a function of the data as "
                 "sklm.curve(function)."
             )
         # a function may return what is there already
-        return module if isinstance(factory, type) or isinstance(module, Curve) else _own(module, {})
+        return module if isinstance(factory, type) or isinstance(module, Curve) else own(module, {})
 
     def _check_factory(self, keywords: dict[str, Any]) -> None:
         if not callable(self._factory()):
@@ -425,37 +426,3 @@ class WithParts(WithData):
         with torch.no_grad():
             for name, value in zip(names, best, strict=True):
                 parameters[name].fill_(value)
-
-
-_MUTABLE = (list, dict, set, np.ndarray)  # what may have been changed in place
-
-
-def _own(value: Any, memo: dict[int, Any]) -> Any:
-    """Return a copy of what training might change: modules, tensors and arrays, also within containers."""
-    if not _holds_tensors(value):
-        return value
-    try:
-        return copy.deepcopy(value, memo)
-    except (RuntimeError, TypeError):  # a tensor with a history, as of torch's old weight_norm; a lock
-        return value
-
-
-def _holds_tensors(value: Any) -> bool:
-    if isinstance(value, (list, tuple, set)):
-        return any(map(_holds_tensors, value))
-    if isinstance(value, dict):
-        return any(map(_holds_tensors, value.values()))
-    return isinstance(value, (nn.Module, Tensor, np.ndarray))
-
-
-def _same(before: tuple[Any, Any], now: Any) -> bool:
-    """Return whether a value is the one that was given before, where it is with a copy of it as it was then."""
-    given, copied = before
-    if now is given and not isinstance(now, _MUTABLE):
-        return True
-    try:
-        if isinstance(now, (list, dict, set)):
-            return bool(copied == now)
-        return np.array_equal(copied, now) or np.array_equal(copied, now, equal_nan=True)
-    except (TypeError, ValueError, RuntimeError):  # nothing to compare by
-        return now is given

@@ -96,8 +96,7 @@ class WithData(Parameterized):
         if (self.batch_size == -1 or is_curve(self.module)) and not sees_rows and init_takes_weights(self.module):
             merged = merge_repeated_rows(data, self.dtype_)
             # where all rows occur twice, say, the evidence would take these weights for one row each
-            before, after = (len(part) if part.weights is None else n_rows_of(part.weights) for part in (data, merged))
-            if before == after or not check_alpha(self._alpha()):
+            if not check_alpha(self._alpha()) or _n_rows(data) == _n_rows(merged):
                 data = merged
         return data
 
@@ -256,6 +255,10 @@ class WithData(Parameterized):
 def _whole(part: Any) -> Any:
     """Return the dataset that a Subset, or one of a Subset, is part of."""
     return _whole(part.dataset) if isinstance(part, torch.utils.data.Subset) else part
+
+
+def _n_rows(data: TensorData) -> float:
+    return len(data) if data.weights is None else n_rows_of(data.weights)
 
 
 def _with_weight(data: DataT) -> DataT:
