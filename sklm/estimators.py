@@ -555,7 +555,7 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
         ValueError
             As `predict_proba`.
         """
-        probabilities = self.predict_proba(X)
+        check_is_fitted(self, ["module_", "classes_"])
         loss = self.criterion_.twin if isinstance(self.criterion_, TorchLoss) else self.criterion_
         found: np.ndarray
         if isinstance(loss, CrossEntropy):
@@ -566,7 +566,7 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
             found = nn.functional.logsigmoid(both).numpy()
         else:
             with np.errstate(divide="ignore"):
-                found = np.log(probabilities)
+                found = np.log(self.predict_proba(X))
         return found
 
     def decision_function(self, X: Any) -> np.ndarray:
