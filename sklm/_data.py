@@ -56,6 +56,8 @@ class TensorData:
     weights : Tensor of shape (n_samples,) or None
     source : TensorData or None
         The rows before repeated ones were merged.
+    rows_per_weight : float
+        What the weights count as for the evidence, see `sklm.engine.evidence`.
     """
 
     X: Any
@@ -63,6 +65,7 @@ class TensorData:
     targets: Any = None
     weights: Tensor | None = None
     source: TensorData | None = None
+    rows_per_weight: float = 1.0
 
     def __len__(self) -> int:
         return count_samples(self.X)
@@ -90,7 +93,7 @@ class TensorData:
         positions = torch.arange(len(whole)) if isinstance(whole, Reader) else whole
         batch = replace(self, X=positions).take(index)
         inputs = Reader(lambda part: whole.read(index[part]), len(index)) if isinstance(whole, Reader) else batch[0]
-        return type(self)(inputs, batch[1], batch.targets, batch.weights)
+        return type(self)(inputs, batch[1], batch.targets, batch.weights, rows_per_weight=self.rows_per_weight)
 
 
 DataT = TypeVar("DataT", bound=TensorData)
@@ -130,7 +133,8 @@ def kept_rows(data: TensorData) -> TensorData | None:
     ):
         return None
     weights = None if rows.weights is None else rows.weights.cpu()
-    return TensorData(map_tensors(torch.Tensor.cpu, rows.X), None, rows.targets.cpu(), weights)
+    inputs = map_tensors(torch.Tensor.cpu, rows.X)
+    return TensorData(inputs, None, rows.targets.cpu(), weights, rows_per_weight=rows.rows_per_weight)
 
 
 class Batches:
@@ -168,7 +172,7 @@ class Batches:
         order = None
         if self.epoch_seed is not None:
             generator = torch.Generator().manual_seed(self.epoch_seed())
-            order = torch.randperm(n_samples, generator=generator).numpy()
+            order = torch.randperm(n_samples, generator=generator, device="cpu").numpy()
         least, longer = divmod(n_samples, n_batches)  # so many have one more
         ends = [i * least + min(i, longer) for i in range(n_batches + 1)]
         parts = (

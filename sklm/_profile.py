@@ -18,6 +18,7 @@ from sklm.engine.losses import Elementwise, SquaredError, plain_form
 from sklm.inference import Inference, Problem
 
 REFIT_STEPS = 100
+JUMP = 0.01  # share of a quantile by which z misses it where it is not continuous
 MAX_DOUBLINGS = 12  # of the distance from the estimate: an interval 4096 times as wide as Wald's has no end
 
 
@@ -98,6 +99,7 @@ class _Path:
         self.loss, vector, _ = self._refit(best, self.estimate)
         self.solved = {self.estimate: (vector, self.loss)}  # value: the parameters there, and the loss
         self.stride = self.step / 2
+        self.has_warned = False  # of a lower minimum
 
     def _refit(self, vector: Tensor, value: float) -> tuple[float, Tensor, bool]:
         """Fit the others from `vector`; return the loss, their solution and whether it is one."""
@@ -166,7 +168,8 @@ class _Path:
             else:
                 self.stride = min(self.stride, stride) / 2
         loss = self.solved[value][1]
-        if self.factor * (loss - self.loss) < -1e-6:
+        if self.factor * (loss - self.loss) < -1e-6 and not self.has_warned:
+            self.has_warned = True
             name = self.inference.names[self.index]
             warnings.warn(
                 f"a lower minimum than the fitted one lies at {name} = {value:g}; fit again from there.",
@@ -217,4 +220,11 @@ class _Path:
         found: float = optimize.brentq(
             lambda value: max(min(self.z(value), 1e9), -1e9) - quantile, inner, outer, xtol=1e-8 * self.step, rtol=1e-12
         )
+        if abs(self.z(found) - quantile) > JUMP * abs(quantile):
+            warnings.warn(
+                f"no end of the profile interval of {name}: the refits jump to another minimum at {found:g}.",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+            return math.nan
         return found

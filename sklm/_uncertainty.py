@@ -20,7 +20,6 @@ from sklm._profile import profile
 from sklm._report import HIGH_CORRELATION, Summary
 from sklm.curves import Curve
 from sklm.engine._checks import check_choice, check_integer, check_real
-from sklm.engine.evidence import n_rows_of
 from sklm.engine.inputs import count_samples
 from sklm.engine.losses import Elementwise, SquaredError, plain_form
 from sklm.inference import Inference, Problem
@@ -69,8 +68,6 @@ class Uncertainty(LMNet):
         if data.weights is not None:
             weights = data.weights.to(weights)
         alpha = self.alpha_ if hasattr(self, "alpha_") else self.optimizer_.param_groups[0]["alpha"]
-        if self.optimizer_.bayes and data.weights is not None:  # of the loss with these weights
-            alpha *= float(weights.sum()) / n_rows_of(weights)
         return Problem(
             module=module,
             criterion=criterion,
@@ -81,6 +78,7 @@ class Uncertainty(LMNet):
             bounds=getattr(module, "parameter_bounds", {}),
             absolute_sigma=bool(self.absolute_sigma),
             triangle=self._triangle(module, float(weights.sum())),
+            rows_per_weight=data.rows_per_weight if self.optimizer_.bayes else None,
         )
 
     def _triangle(self, module: Any, total: float) -> torch.Tensor | None:
@@ -202,7 +200,7 @@ class Uncertainty(LMNet):
         check_choice("method", method, ["wald", "profile"])
         found = self._infer()
         known = self.parameters_
-        asked = known if names is None else [names] if isinstance(names, str) else names
+        asked = known if names is None else names if np.iterable(names) and not isinstance(names, str) else [names]
         wanted = [check_choice("names", name, known) for name in asked]
         intervals = dict.fromkeys(wanted, (np.nan, np.nan))
         problem = self._problem() if method == "profile" else None

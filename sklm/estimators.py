@@ -69,8 +69,9 @@ class LMRegressor(RegressorMixin, Uncertainty):
         settled (to a relative sqrt(ftol)), or the log evidence in `n_iter_no_change` epochs has been more than 5 below
         its highest value, or has risen by less than 5 while alpha changed by less than a factor of 2 (in a module that
         is not linear). The last epoch that is less than 5 below the highest is kept (that of the lowest validation loss
-        with `early_stopping`). The formulas are in `sklm.engine.evidence`. ``"auto"`` is ``"bayes"`` for a `sklm.MLP`
-        of at most 3000 parameters with full batches, without `selection` and ``solver="cg"``, else 0.
+        with `early_stopping`). The formulas are in `sklm.engine.evidence`; a module of your own needs X and y of about
+        mean 0 and variance 1, which `sklm.MLP` makes of them by itself. ``"auto"`` is ``"bayes"`` for a `sklm.MLP` of
+        at most 3000 parameters with full batches, without `selection` and ``solver="cg"``, else 0.
     max_epochs : int, default=100
         Passes over the data in one call of `fit` or `partial_fit`; a full batch makes one step per epoch. A curve (any
         module without weight matrices) that has not converged by then is fitted a second time by `fit`, from the same
@@ -269,8 +270,8 @@ class LMRegressor(RegressorMixin, Uncertainty):
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
         """Go on fitting from the present parameters for up to `max_epochs` epochs, as skorch does.
 
-        Where a fit by the evidence has converged to a constant, there is nothing to go on from: the weights are drawn
-        anew.
+        A `sklm.MLP` keeps the scaling of its first data. Where a fit by the evidence has converged to a constant, there
+        is nothing to go on from: the weights are drawn anew.
 
         Parameters
         ----------
@@ -365,7 +366,7 @@ class LMClassifier(ClassifierMixin, LMNet):
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes as ``{label: weight}``, labels without one weigh 1; or weights that are inverse to the
         number of samples of a class, ``n_samples / (n_classes * n_samples_of_the_class)``, with `sample_weight` counted
-        as repeated rows. They multiply `sample_weight`.
+        as repeated rows. They multiply `sample_weight`, and do not change the number of rows that the evidence sees.
     lr, damping, max_attempts, solver, jacobian, jacobian_max_rows, selection, max_epochs, batch_size, ftol, xtol, \
 gtol, n_init, early_stopping, validation_fraction, n_iter_no_change, warm_start, random_state, verbose, callbacks, \
 train_split, device, dtype
@@ -452,7 +453,7 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
         y : array of shape (n_samples,)
             Class labels, numbers or strings; None when a Dataset has them.
         sample_weight : array of shape (n_samples,), default=None
-            Weights >= 0, equivalent to repeated rows.
+            Weights >= 0, equivalent to repeated rows; where alpha comes from the evidence as in `LMRegressor.fit`.
 
         Returns
         -------
@@ -464,8 +465,8 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
         """Go on fitting from the present parameters for up to `max_epochs` epochs, as skorch does.
 
-        Where a fit by the evidence has converged to a constant, there is nothing to go on from: the weights are drawn
-        anew.
+        A `sklm.MLP` keeps the scaling of its first data. Where a fit by the evidence has converged to a constant, there
+        is nothing to go on from: the weights are drawn anew.
 
         Parameters
         ----------
@@ -622,6 +623,8 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
         factors = compute_class_weight(self.class_weight, classes=classes, y=seen, sample_weight=counts)
         if not np.all(np.isfinite(factors) & (factors >= 0)):
             raise ValueError(f"`class_weight` must have finite weights >= 0; got {self.class_weight!r}.")
+        if not np.any(factors > 0):
+            raise ValueError(f"`class_weight` must have a weight > 0 for a class in y; got {self.class_weight!r}.")
         of_samples: np.ndarray = factors[np.searchsorted(classes, labels).clip(max=len(classes) - 1)]
         return of_samples if weights is None else weights * of_samples
 

@@ -5,7 +5,8 @@ classical covariance of least squares is
 
     C = s^2 (sum w_i J_i' J_i + alpha I)^-1,      s^2 = sum w_i r_i^2 / dof,      dof = n - p_eff,
 
-with p_eff = tr((H + alpha I)^-1 H), the number of parameters that the data determine (MacKay 1992), p for alpha = 0.
+with p_eff = tr((H + alpha I)^-1 H), the number of parameters that the data determine (MacKay 1992), p for alpha = 0;
+where the evidence sets alpha, with its wide prior on the biases too.
 Weights are relative precisions, or with `absolute_sigma` (s = 1) true ones, as `sigma` in `scipy.optimize.curve_fit`: n
 counts the rows with a positive weight.
 
@@ -38,6 +39,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from sklm.engine.bounds import Box
+from sklm.engine.evidence import known_dispersion, prior_of_others
 from sklm.engine.inputs import map_tensors
 from sklm.engine.jacobian import ModuleFunction, element_names
 from sklm.engine.losses import Elementwise, Loss, SquaredError, plain_form
@@ -72,6 +74,8 @@ class Problem:
     absolute_sigma : bool
     triangle : Tensor of shape (n_params, n_params) or None
         R of the rows sqrt(w_i) J_i over all parameters, where the fit has left it.
+    rows_per_weight : float or None
+        For alpha from the evidence, which has a wide prior on the other parameters too, see `sklm.engine.evidence`.
     """
 
     module: nn.Module
@@ -83,6 +87,7 @@ class Problem:
     bounds: Mapping[str, tuple[Any, Any]]
     absolute_sigma: bool
     triangle: Tensor | None = None
+    rows_per_weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -210,7 +215,10 @@ class _Curvature:
         self.triangle = self.reduced(self._factor()) if known is None else known
         self.penalty = theta.new_zeros(len(theta) - len(self.held))
         if problem.alpha:
-            self.penalty = problem.alpha / scale * function.penalized[self.free].to(theta)
+            penalty = problem.alpha * function.penalized.to(theta)
+            if problem.rows_per_weight is not None:
+                penalty = penalty + self._prior_of_others() / problem.rows_per_weight
+            self.penalty = penalty[self.free] / scale
         self._invert()
 
     def _free(self) -> Tensor:
@@ -221,6 +229,14 @@ class _Curvature:
             lower, upper = box.select(None, self.theta)
             free = (self.theta > lower) & (self.theta < upper)
         return free
+
+    def _prior_of_others(self) -> Tensor:
+        criterion, weights = self.problem.criterion, self.problem.weights
+        targets = criterion.prepare(self.outputs, self.problem.targets)
+        loss = float(weights @ criterion.value(self.outputs, targets) / weights.sum())
+        known = known_dispersion(criterion, self.n_outputs)
+        tau = prior_of_others(self.theta, self.function.penalized, loss, self.n_outputs, dispersion=known)
+        return tau.to(self.theta)
 
     def _factor(self) -> Tensor:
         """Return the factors whose rows with the Jacobian have the curvature of the loss as their Gram matrix."""

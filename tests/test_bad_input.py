@@ -105,7 +105,7 @@ WRONG_VALUES = [
     ("selection", "rando", r"`selection` must be one of .*did you mean 'random'\?"),
     ("selection", 0.5, r"`selection` must be one of .*got 0\.5"),
     ("selection__subset_size", 3, r"`selection__subset_size` needs `selection='random'`"),
-    ("alpha", -1e-3, r"`alpha` must be a finite number >= 0; got -0\.001"),
+    ("alpha", -1e-3, r"`alpha` must be a finite number >= 0, 'auto' or 'bayes'; got -0\.001"),
     ("alpha", None, r"`alpha` must be .*got None"),
     ("alpha", float("inf"), r"`alpha` must be .*got inf"),
     ("max_epochs", 0, r"`max_epochs` must be an integer >= 1; got 0\."),

@@ -511,3 +511,39 @@ def test_decay_on_a_large_offset(offset):
         y = offset - 3 * np.exp(-0.9 * z) + 0.03 * np.random.default_rng(seed).standard_normal(100)
         fit = LMRegressor(ExponentialDecay).fit(z[:, None], y)
         assert np.square(fit.predict(z[:, None]) - y).sum() < 0.15
+
+
+@pytest.mark.parametrize("span", [(1.7, 5.7), (4.8, 8.8), (2, 10)])
+@pytest.mark.parametrize("fixed", [("amplitude",), ()])
+def test_a_decay_with_a_given_amplitude(span, fixed):
+    x = np.linspace(*span, 30)
+    y = 3 * np.exp(-0.7 * x) + 1 + 0.005 * np.random.default_rng(0).standard_normal(30)
+    model = LMRegressor(ExponentialDecay, module__amplitude=3.0, module__fixed=fixed).fit(x[:, None], y)
+    guess = ExponentialDecay(amplitude=3.0).guess(*map(torch.tensor, (x, y, np.ones(30))))
+    assert guess["rate"] == pytest.approx(0.7, rel=0.5)
+    if fixed:
+        expected, _ = curve_fit(lambda x, b, c: 3 * np.exp(-b * x) + c, x, y, p0=(1, 1))
+        np.testing.assert_allclose([model.parameters_["rate"], model.parameters_["offset"]], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n_peaks", [2, 3, 4])
+@pytest.mark.parametrize("seed", range(4))
+def test_peaks_that_stand_apart_are_found(n_peaks, seed):
+    rng = np.random.default_rng(seed)
+    sigma, height = rng.uniform(0.2, 0.5, n_peaks), rng.uniform(1, 5, n_peaks)
+    center = 1.5 + 2 * np.arange(n_peaks) + rng.uniform(-0.2, 0.2, n_peaks)
+    x = np.linspace(0, 10, 150)
+    clean = 0.5 + (height * np.exp(-(((x[:, None] - center) / sigma) ** 2) / 2)).sum(1)
+    y = clean + 0.02 * rng.standard_normal(150)
+    model = LMRegressor(Peaks, module__n_peaks=n_peaks).fit(x[:, None], y)
+    assert model.chi_square_ < np.square(y - clean).sum()
+    np.testing.assert_allclose([model.parameters_[f"center{k + 1}"] for k in range(n_peaks)], center, atol=0.05)
+
+
+def test_a_peak_and_a_dip():
+    x = np.linspace(0, 10, 150)
+    y = 2.5 * np.exp(-(((x - 3.75) / 0.5) ** 2) / 2) - 0.4 * np.exp(-(((x - 5.3) / 0.4) ** 2) / 2) + 0.5
+    found = LMRegressor(Peaks, module__n_peaks=2).fit(x[:, None], y).parameters_
+    np.testing.assert_allclose(
+        [found[name] for name in ("height1", "center1", "height2", "center2")], [2.5, 3.75, -0.4, 5.3], rtol=1e-6
+    )

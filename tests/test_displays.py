@@ -436,3 +436,11 @@ def test_displays_of_a_classifier():
     boundary = DecisionBoundaryDisplay.from_estimator(model, X, response_method="predict", grid_resolution=10)
     assert set(np.unique(boundary.response)) <= set(y)
     PartialDependenceDisplay.from_estimator(model, X, [0], target=1, grid_resolution=5)
+
+
+@pytest.mark.parametrize("absolute_sigma", [False, True])
+def test_counts_have_no_prediction_band(absolute_sigma):
+    x = np.linspace(0, 2, 60)[:, None]
+    counts = np.random.default_rng(0).poisson(np.exp(0.5 + x[:, 0]))
+    model = LMRegressor("a + b * x", criterion="poisson", absolute_sigma=absolute_sigma).fit(x, counts)
+    assert FitDisplay.from_estimator(model, x, counts).prediction is None

@@ -1616,3 +1616,53 @@ def test_log_probabilities_far_out(n_classes, dtype):
     assert np.isfinite(found).all()
     rtol, atol = (1e-4, 1e-7) if dtype == np.float32 else (1e-12, 1e-15)
     np.testing.assert_allclose(found, expected.astype(float), rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("alpha", [0.0, "auto"])
+def test_a_warm_start_that_does_not_improve_describes_the_epoch_it_returns_to(alpha):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(80, 3))
+    y = np.sin(X[:, 0]) + 0.3 * rng.normal(size=80)
+    model = LMRegressor(early_stopping=True, warm_start=True, alpha=alpha, random_state=0)
+    names = ["loss_", "alpha_", "residual_variance_", "dof_"]
+    seen = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(3):
+            model.fit(X, y)
+            seen.append([np.abs(model.predict(X)).sum(), *(getattr(model, name) for name in names)])
+    best = int(np.argmin(model.history_[:, "valid_loss"])) + 1
+    assert f"those of epoch {best}, the best" in model.message_
+    np.testing.assert_array_equal(seen[1:], seen[:1] * 2)
+
+
+def test_a_module_that_does_not_fit_the_data_is_named():
+    X = np.zeros((20, 3))
+    with pytest.raises(ValueError, match=r"`module` cannot be called on the first samples of X, of shape \(\d, 3\)"):
+        LMRegressor(lambda: nn.Linear(5, 1)).fit(X, X[:, 0])
+    with pytest.raises(ValueError, match="the keys of a dict are the arguments of forward"):
+        LMRegressor(module__n_features_in=3).fit({"Z": X}, X[:, 0])
+
+
+@pytest.mark.parametrize("alpha", ["Auto", None, -1.0])
+def test_alpha_names_all_that_it_may_be(alpha):
+    with pytest.raises(ValueError, match="`alpha` must be a finite number >= 0, 'auto' or 'bayes'"):
+        LMRegressor(alpha=alpha).fit(np.zeros((5, 1)), np.arange(5.0))
+
+
+def test_class_weight_without_any_weight_is_named():
+    with pytest.raises(ValueError, match="`class_weight` must have a weight > 0 for a class in y"):
+        LMClassifier(class_weight={0: 0, 1: 0}).fit(np.arange(6.0)[:, None], [0, 1, 0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("Weights", "sample_weight=weights)"),
+        ("weights", "sample_weight=weights**2)"),
+        ("scale_covar", "absolute_sigma=not scale_covar"),
+    ],
+)
+def test_hints_for_names_from_elsewhere_have_the_same_sense(name, hint):
+    with pytest.raises(TypeError, match=re.escape(hint)):
+        LMRegressor(**{name: 1})

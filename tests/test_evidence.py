@@ -251,7 +251,7 @@ def test_frozen_weights():
         ({"batch_size": 10}, "needs all data in every step"),
         ({"solver": "cg"}, "neither `selection` nor `solver='cg'`"),
         ({"selection": "layer"}, "neither `selection` nor `solver='cg'`"),
-        ({"alpha": "gcv"}, "`alpha` must be a finite number >= 0 or 'bayes'; got 'gcv'"),
+        ({"alpha": "gcv"}, "`alpha` must be a finite number >= 0, 'auto' or 'bayes'; got 'gcv'"),
         ({"alpha": -1.0}, "`alpha` must be"),
     ],
 )
@@ -386,7 +386,7 @@ def test_of_precisions_only_the_ratios_count(factor):
             LMRegressor(**settings).fit(X, y, sample_weight=w) for w in (weights / weights.mean(), factor * weights)
         )
     np.testing.assert_allclose(other.predict(X), one.predict(X), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(other.alpha_, one.alpha_, rtol=1e-4)
+    np.testing.assert_allclose(other.alpha_, factor * weights.mean() * one.alpha_, rtol=1e-4)  # of the loss with these
     np.testing.assert_allclose(
         other.predict(X, return_std=True)[1], one.predict(X, return_std=True)[1], rtol=1e-4, atol=1e-7
     )
@@ -414,3 +414,78 @@ def test_all_rows_twice_are_twice_as_many():
 )
 def test_rows_that_weights_stand_for(weights, n_rows):
     assert n_rows_of(torch.tensor(weights, dtype=torch.float32)) == n_rows
+
+
+@pytest.mark.parametrize("offset", [50.0, 500.0, -1e4])
+def test_a_bias_in_units_of_the_data_costs_no_evidence(offset):
+    X = np.random.default_rng(0).normal(size=(100, 2))
+    y = X @ [10.0, -5.0] + np.random.default_rng(1).normal(size=100)
+
+    class Linear(nn.Linear):
+        def __init__(self, n_features_in, n_outputs):
+            super().__init__(n_features_in, n_outputs)
+
+    model = LMRegressor(Linear, alpha="bayes", random_state=0)
+    centered, moved = clone(model).fit(X, y), clone(model).fit(X, y + offset)
+    np.testing.assert_allclose(moved.predict(X) - offset, centered.predict(X), atol=1e-3)
+    np.testing.assert_allclose(moved.alpha_, centered.alpha_, rtol=1e-3)
+    np.testing.assert_allclose(moved.n_effective_, centered.n_effective_, rtol=1e-3)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1000.0])
+def test_alpha_is_that_of_the_loss_with_the_weights_as_given(factor):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(30, 5))
+    y = X @ [1, 0, 0.5, 0, 0] + rng.normal(size=30)
+    w = factor * rng.integers(1, 4, 30)
+    settings = {"module__hidden_layer_sizes": (), "random_state": 0, "max_epochs": 1000}
+    model = LMRegressor(**settings).fit(X, y, sample_weight=w)
+    again = LMRegressor(**settings, alpha=model.alpha_).fit(X, y, sample_weight=w)
+    np.testing.assert_allclose(again.predict(X), model.predict(X), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model.dof_, 30 - model.n_effective_, rtol=1e-4)
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced", {0: 1, 1: 3}, {0: 1, 1: 2.9}])
+def test_class_weights_leave_the_number_of_rows(class_weight):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 2))
+    y = (X[:, 0] + rng.normal(size=60) > 0.8).astype(int)
+    w = rng.integers(1, 5, 60)
+    rows = np.repeat(np.arange(60), w)
+    model = LMClassifier(class_weight=class_weight, module__hidden_layer_sizes=(3,), random_state=0)
+    weighted, repeated = clone(model).fit(X, y, sample_weight=w), clone(model).fit(X[rows], y[rows])
+    np.testing.assert_allclose(weighted.alpha_, repeated.alpha_, rtol=1e-8)
+    np.testing.assert_allclose(weighted.predict_proba(X), repeated.predict_proba(X), rtol=1e-6)
+
+
+def test_degrees_of_freedom_have_the_prior_of_the_evidence():
+    found = []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        X = rng.normal(size=(60, 3))
+        mean = X[:, 0] + 0.5 * X[:, 1]
+        y = mean + 0.5 * rng.normal(size=60)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model = LMRegressor(random_state=0, max_epochs=300).fit(X, y)
+        predicted, std = model.predict(X, return_std=True)
+        found.append([60 - model.dof_, model.n_effective_, np.square(std).mean(), np.square(predicted - mean).mean()])
+    n_params, n_effective, variance, error = np.mean(found, axis=0)
+    assert n_params == pytest.approx(n_effective, rel=0.1)
+    assert 0.7 < np.sqrt(variance / error) < 1.4
+
+
+def test_posterior_covariance_with_the_prior_of_the_evidence():
+    X, y = load_diabetes(return_X_y=True)
+    X, y = X[:40, :3] * 20, (y[:40] - 150) / 70
+    model = LMRegressor(nn.Linear, module__in_features=3, module__out_features=1, alpha="bayes", random_state=0)
+    model.fit(X, y)
+    rows = np.hstack([X, np.ones((40, 1))])
+    tau = np.square(y - model.predict(X)).mean() / 10**2
+    precision = rows.T @ rows + np.diag([model.alpha_] * 3 + [tau])
+    inverse = np.linalg.inv(precision)
+    n_effective = np.trace(inverse @ rows.T @ rows)
+    np.testing.assert_allclose(40 - model.dof_, n_effective, rtol=1e-6)
+    variance = np.square(y - model.predict(X)).sum() / (40 - n_effective)
+    np.testing.assert_allclose(model.residual_variance_, variance, rtol=1e-6)
+    np.testing.assert_allclose(model.covariance_, variance * inverse, rtol=1e-6)

@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.data import Subset
 
 from sklm import LMRegressor as Regressor
-from sklm import curve
+from sklm import curve, curves
 from sklm.losses import SquaredError
 
 RTOL = 1e-6
@@ -1235,3 +1235,13 @@ def test_absolute_sigma_of_a_robust_loss_on_exact_data(criterion):
     ]
     plain, robust = (list(fit.standard_errors_.values()) for fit in fits)
     assert_allclose(robust, plain, rtol=1e-3)
+
+
+def test_a_profile_that_jumps_has_no_end():
+    x = np.array([0.078, 1.113, 1.195, 1.834, 1.934, 2.344, 3.531, 5.438, 6.721, 8.588, 8.968, 9.47])
+    y = np.array([0.41, 0.27, 0.81, -0.34, 0.79, 0.48, 0.73, 1.94, 3.55, 3.83, 4.01, 3.68])
+    model = Regressor(curves.Logistic4, random_state=0).fit(x[:, None], y)
+    with pytest.warns(RuntimeWarning, match="no end of the profile interval of width: the refits jump"):
+        low, high = model.confidence_intervals(method="profile", names="width")["width"]
+    assert np.isnan(low)
+    assert high == pytest.approx(1.71, abs=0.01)

@@ -19,8 +19,9 @@ ROWS = [
     {"sklm._net"},
     {"sklm._data", "sklm._device", "sklm._progress", "sklm._profile", "sklm._report"},
     {"sklm.inference"},
+    {"sklm.curves"},
     {"sklm.engine"},
-    {"sklm.modules", "sklm.curves"},
+    {"sklm.modules"},
 ]
 THIRD_PARTY = {
     "sklm.displays": {"numpy", "matplotlib", "sklearn", "torch"},
@@ -36,7 +37,7 @@ THIRD_PARTY = {
     "sklm._report": {"numpy", "pandas"},
     "sklm.engine": {"torch", "scipy"},
     "sklm.modules": {"torch"},
-    "sklm.curves": {"torch"},
+    "sklm.curves": {"numpy", "scipy", "torch"},
 }
 
 

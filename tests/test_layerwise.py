@@ -458,3 +458,20 @@ def test_a_hook_that_returns_more_than_a_tensor():
     torch.manual_seed(0)
     X, y = torch.randn(20, 2).double(), torch.randn(20, 1).double()
     assert LevenbergMarquardt(Net().double()).step(X, y).jacobian == "functional"
+
+
+def test_layers_called_by_keyword():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(1, 2, 2), nn.Linear(2, 1)
+
+        def forward(self, x):
+            return self.second(input=torch.tanh(self.first(input=x)).flatten(1))
+
+    for dtype in (torch.float64, torch.float32):
+        torch.manual_seed(0)
+        X, y, module = torch.rand(30, 1, 2, 2, dtype=dtype), torch.rand(30, dtype=dtype), Net().to(dtype)
+        results = [LevenbergMarquardt(copy.deepcopy(module), jacobian=way).step(X, y) for way in ("auto", "functional")]
+        assert results[0].jacobian == "layerwise"
+        assert results[0].loss == pytest.approx(results[1].loss, rel=1e-4 if dtype == torch.float32 else 1e-10)

@@ -949,3 +949,45 @@ def test_poisson_of_torch_with_its_eps(eps):
     residual, factor = loss.ggn(outputs.detach(), targets)
     (expected,) = torch.autograd.grad(loss.value(outputs, targets).sum(), outputs)
     torch.testing.assert_close((factor.mT @ residual[:, :, None])[:, :, 0], expected)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "batchmean"])
+def test_a_loss_that_rounds_to_below_zero_at_its_minimum(reduction):
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(40, 3, generator=generator, dtype=torch.float64).log_softmax(1)
+    loss = resolve_loss(nn.KLDivLoss(reduction=reduction))
+    targets = loss.prepare(logits, logits.exp())
+    assert (loss.value(logits, targets) < 0).any()
+    residual, factor = loss.linearize(logits, targets)
+    assert residual.abs().max() < 1e-7
+    assert torch.isfinite(factor).all()
+    with pytest.raises(ValueError, match="needs a loss >= 0"):
+        loss.linearize(logits, targets / 2)
+
+
+@pytest.mark.parametrize("criterion", [nn.HingeEmbeddingLoss(), nn.SoftMarginLoss()], ids=str)
+def test_integer_targets_of_one_output_are_not_broadcast(criterion):
+    outputs = torch.tensor([[0.2], [1.5], [0.4]], dtype=torch.float64)
+    y = torch.tensor([1, -1, 1])
+    loss = resolve_loss(criterion)
+    for targets in (y, y.double()):
+        values = loss.value(outputs, loss.prepare(outputs, targets))
+        assert values.mean().item() == pytest.approx(criterion(outputs[:, 0], y).item())
+
+
+def test_weights_of_samples_within_a_loss_are_refused():
+    with pytest.raises(ValueError, match="must have a weight per output; got one of shape"):
+        resolve_loss(nn.BCELoss(weight=torch.ones(5, 1)))
+
+
+def test_a_loss_that_mixes_the_samples_is_refused():
+    class Broadcast(nn.Module):
+        reduction = "mean"
+
+        def forward(self, outputs, targets):
+            return (outputs - targets.reshape(-1)) ** 2
+
+    outputs = torch.full((5, 1), 0.5)
+    loss = resolve_loss(Broadcast())
+    with pytest.raises(ValueError, match="mixes the samples: it returned 5 x 5 losses"):
+        loss.value(outputs, loss.prepare(outputs, torch.ones(5)))

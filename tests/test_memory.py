@@ -16,6 +16,7 @@ from torch import nn
 from sklm import LevenbergMarquardt
 
 solver, (n, d, h, o) = sys.argv[1], map(int, sys.argv[2:6])
+settings = {"alpha": "bayes"} if solver == "bayes" else {"solver": solver}
 torch.set_num_threads(1)
 
 def status(key):
@@ -27,9 +28,9 @@ def network(d, h, o):
     return nn.Sequential(nn.Linear(d, h), nn.Tanh(), nn.Linear(h, o)).double()
 
 small = torch.randn(50, 3).double()
-LevenbergMarquardt(network(3, 3, 1), solver=solver).step(small, small[:, 0])
+LevenbergMarquardt(network(3, 3, 1), **settings).step(small, small[:, 0])
 X, y = torch.randn(n, d).double(), torch.randn(n, o).double()
-optimizer = LevenbergMarquardt(network(d, h, o), solver=solver)
+optimizer = LevenbergMarquardt(network(d, h, o), **settings)
 Path("/proc/self/clear_refs").write_text("5")
 before = status("VmRSS")
 for _ in range(2):
@@ -44,7 +45,7 @@ def bound(solver, n, p, o, width):
     common = 8 * (16 * n * o + 3 * min(n, FORWARD_ROWS) * width) + 6 * CHUNK + (kept if kept <= 128 * MIB else 0)
     if solver == "dual":
         return common + 8 * (4 * n * o * p + 4 * (n * o) ** 2)
-    return common + 8 * {"cholesky": 4 * p**2, "qr": 6 * p**2, "svd": 8 * p**2, "cg": 40 * p}[solver]
+    return common + 8 * {"cholesky": 4 * p**2, "qr": 6 * p**2, "svd": 8 * p**2, "cg": 40 * p, "bayes": 6 * p**2}[solver]
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
@@ -59,6 +60,8 @@ def bound(solver, n, p, o, width):
         ("svd", 20_000, 18, 50, 1),
         ("dual", 500, 100, 50, 1),
         ("cg", 2000, 500, 400, 1),
+        ("bayes", 100, 3, 590, 1),
+        ("bayes", 20_000, 54, 36, 1),
     ],
 )
 def test_peak_memory_of_a_step(solver, n, d, h, o):

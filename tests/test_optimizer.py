@@ -1726,3 +1726,55 @@ class WeightedError(SquaredError):
 
     def gradient(self, outputs, targets):
         return self.weight * super().gradient(outputs, targets)
+
+
+@pytest.mark.parametrize("damping", ["nielsen", "fletcher", "standard"])
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_saturated_logits_do_not_pass_for_a_minimum(scale, damping):
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(200, 3, generator=generator, dtype=torch.float64)
+    y = (X.sum(1) + torch.randn(200, generator=generator, dtype=torch.float64) > 0).double()
+    reference = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(X, y)
+    expected = nn.BCELoss()(torch.as_tensor(reference.predict_proba(X)[:, 1]), y).item()
+    for seed in range(3):
+        torch.manual_seed(seed)
+        optimizer = LevenbergMarquardt(nn.Linear(3, 1).double(), nn.BCEWithLogitsLoss(), damping=damping)
+        for _ in range(300):
+            result = optimizer.step(scale * X, y)
+            if result.status != "running":
+                break
+        assert result.status == "converged"
+        assert result.loss == pytest.approx(expected, rel=1e-6)
+
+
+def test_inference_mode_of_the_caller_is_left_for_the_step():
+    x = torch.linspace(0, 1, 20, dtype=torch.float64)[:, None]
+    optimizer = LevenbergMarquardt(nn.Linear(1, 1).double())
+    with torch.inference_mode():
+        result = optimizer.step(x, 3 * x.numpy()[:, 0].mean() * torch.ones(20, dtype=torch.float64))
+        assert torch.is_inference_mode_enabled()
+        inside = nn.Linear(1, 1)
+    assert result.accepted
+    assert result.loss < 1e-4
+    with pytest.raises(ValueError, match=r"was made in torch\.inference_mode"):
+        LevenbergMarquardt(inside)
+
+
+def test_parameters_instead_of_the_module_are_refused():
+    with pytest.raises(ValueError, match=r"`module` must be a torch.nn.Module, not its parameters\(\); got generator"):
+        LevenbergMarquardt(nn.Linear(1, 1).parameters())
+
+
+@pytest.mark.parametrize("settings", [{}, {"selection": "random"}, {"selection": "layer"}, {"solver": "cg"}])
+def test_default_device_of_torch_does_not_matter(settings):
+    x = torch.linspace(0, 1, 20, dtype=torch.float64)[:, None]
+
+    def losses():
+        torch.manual_seed(0)
+        layers = nn.Linear(1, 3, device="cpu"), nn.Tanh(), nn.Linear(3, 1, device="cpu")
+        optimizer = LevenbergMarquardt(nn.Sequential(*layers).double(), seed=0, **settings)
+        return [optimizer.step(x, 3 * x - 1).loss for _ in range(3)]
+
+    expected = losses()
+    with torch.device("meta"):  # stands in for a GPU
+        assert losses() == expected

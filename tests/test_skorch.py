@@ -864,3 +864,30 @@ def test_many_parameters_have_no_standard_errors():
     assert not hasattr(model, "standard_errors_")
     with pytest.raises(ValueError, match="there may be at most 5000"):
         model.summary()
+
+
+@pytest.mark.parametrize("f_history", ["history.json", None])
+def test_attributes_of_the_evidence_follow_load_best(tmp_path, f_history):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(80, 3))
+    y = np.sin(X[:, 0]) + 0.3 * rng.normal(size=80)
+    checkpoint = Checkpoint(dirname=str(tmp_path), load_best=True, f_history=f_history)
+    model = LMRegressor(train_split=ValidSplit(5), callbacks=[checkpoint], random_state=0).fit(X, y)
+    if f_history:
+        row = model.history_[-1]
+        assert row["epoch"] < int(model.message_.split()[2])  # it did load another epoch
+        for name in ("alpha", "n_effective", "log_evidence"):
+            assert getattr(model, f"{name}_") == row[name]
+        assert model.loss_ == row["train_loss"]
+    else:
+        assert not hasattr(model, "n_effective_")
+    assert model.message_.endswith("epochs; the parameters are those that a callback has loaded.")
+
+
+def test_load_params_leaves_no_attribute_of_the_fit_before(tmp_path):
+    X = np.random.default_rng(0).normal(size=(40, 2))
+    one, other = LMRegressor(random_state=0).fit(X, X[:, 0]), LMRegressor(random_state=0).fit(X, X[:, 1] ** 2)
+    one.save_params(f_params=str(tmp_path / "weights.pt"))
+    other.load_params(f_params=str(tmp_path / "weights.pt"))
+    np.testing.assert_array_equal(other.predict(X), one.predict(X))
+    assert not any(hasattr(other, name) for name in ("loss_", "alpha_", "log_evidence_", "message_", "n_iter_"))

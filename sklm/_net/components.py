@@ -26,8 +26,9 @@ from sklm.curves import Curve, curve, is_curve
 from sklm.engine import LevenbergMarquardt
 from sklm.engine._checks import check_choice, check_keywords, parameters_of
 from sklm.engine.damping import resolve_damping
-from sklm.engine.inputs import Reader, call_module, check_output, flat_output, map_tensors, take
+from sklm.engine.inputs import Reader, call_module, check_output, flat_output, map_tensors, take, tensors
 from sklm.engine.losses import Loss, resolve_loss
+from sklm.engine.memory import is_out_of_memory
 from sklm.engine.modes import evaluating, preserved_rng, seed_rng
 from sklm.engine.multistart import best_of
 from sklm.engine.selection import resolve_selection
@@ -164,6 +165,8 @@ class WithParts(WithData):
                     "pass the class or a factory function instead."
                 )
             module = copy.deepcopy(self.module)
+        elif "_parsed" in self.__dict__:  # a formula, when its columns were looked for
+            module = self.__dict__.pop("_parsed")
         else:
             module = self._call_factory(keywords, seed)
         if isinstance(module, Curve):
@@ -285,13 +288,25 @@ class WithParts(WithData):
         if any(is_lazy(parameter) for parameter in self.module_.parameters()):
             with torch.no_grad(), preserved_rng(self.device_):
                 seed_rng(seed, self.device_)
-                call_module(self.module_, batch[0])
+                self._first_call(batch[0])
         with evaluating(self.module_), torch.no_grad(), preserved_rng(self.device_):
-            outputs = check_output(call_module(self.module_, map_tensors(torch.clone, batch[0]))).to(self.dtype_)
+            outputs = check_output(self._first_call(map_tensors(torch.clone, batch[0]))).to(self.dtype_)
             flat = flat_output(outputs, n_probe)
             if not getattr(self.module_, "is_elementwise", False):
                 self._check_samples_apart(self.module_, batch[0], outputs, data.targets)
         return flat
+
+    def _first_call(self, inputs: Any) -> Any:
+        try:
+            return call_module(self.module_, inputs)
+        except (RuntimeError, TypeError) as error:
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                raise
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors(inputs))
+            raise ValueError(
+                f"`module` cannot be called on the first samples of X, of shape {shapes}: {error}. A factory gets the "
+                "number of columns as `n_features_in`; the keys of a dict are the arguments of forward."
+            ) from error
 
     def _check_samples_apart(self, module: nn.Module, inputs: Any, outputs: Tensor, targets: Tensor) -> None:
         """Raise when the output for a sample depends on the other samples; a module that draws cannot be told."""
@@ -390,7 +405,7 @@ class WithParts(WithData):
         rows = np.arange(len(data))
         if len(data) > n_rows:
             generator = torch.Generator().manual_seed(self.optimizer_.seed)
-            rows = torch.randint(len(data), (n_rows,), generator=generator).sort().values.numpy()
+            rows = torch.randint(len(data), (n_rows,), generator=generator, device="cpu").sort().values.numpy()
         batch = data.take(rows)
         return TensorData(batch[0], batch[1], batch.targets, batch.weights)
 

@@ -83,6 +83,7 @@ class WithData(Parameterized):
         if sample_weight is not None:
             sample_weight = sample_weight.detach().cpu() if isinstance(sample_weight, Tensor) else sample_weight
             weights = _check_sample_weight(sample_weight, labels, dtype=np.float64, ensure_non_negative=True)
+        n_rows = None if weights is None else n_rows_of(torch.tensor(weights))
         weights = self._reweighted(labels, weights)
         if reset:
             dtype = "float64" if is_curve(self.module) and dtype_name(self.dtype) == "auto" else self.dtype
@@ -90,14 +91,13 @@ class WithData(Parameterized):
         convert = partial(to_tensors, dtype=self.dtype_, device=self.device_)
         inputs = convert(arrays) if source is None else self._reader(source, self.dtype_)
         data = Data(inputs, labels, convert(targets), None if weights is None else self._convert_weights(weights))
+        if weights is not None:
+            data.rows_per_weight = (len(data) if n_rows is None else n_rows) / float(weights.sum())
         if self.train_split is None:  # which may go by positions
             data = _with_weight(data)
         sees_rows = self.early_stopping or self.train_split or isinstance(self.callbacks, list)
         if (self.batch_size == -1 or is_curve(self.module)) and not sees_rows and init_takes_weights(self.module):
-            merged = merge_repeated_rows(data, self.dtype_)
-            # where all rows occur twice, say, the evidence would take these weights for one row each
-            if not check_alpha(self._alpha()) or _n_rows(data) == _n_rows(merged):
-                data = merged
+            data = merge_repeated_rows(data, self.dtype_)
         return data
 
     def _convert_weights(self, weights: np.ndarray) -> Tensor:
@@ -144,6 +144,8 @@ class WithData(Parameterized):
         def find() -> list[int]:
             if reset:
                 module = self.module if isinstance(self.module, Curve) else self._call_factory(self._keywords(), 0)
+                if isinstance(self.module, str):
+                    self.__dict__["_parsed"] = module  # to skorch an attribute would be a part of its own
                 if max(module.input_columns) >= self.n_features_in_:
                     raise ValueError(
                         f"`module` is a curve of the columns {module.input_columns} (from 0); X has only "
@@ -186,13 +188,14 @@ class WithData(Parameterized):
                     )
         elif self.early_stopping:
             train, valid = (self._to_data(part) for part in self._early_stopping_split(X))
+        self.optimizer_.rows_per_weight = train.rows_per_weight
         if self._is_new:
             self._init_from_data(train)
             if len(train) >= MANY_ROWS and self._is_left_to_us():
                 self._start_on_some_rows(train)
             self._is_new = False
         elif self.early_stopping and valid is not None and self.history:  # a warm fit must not end worse than it began
-            self._run.keep(self._loss(valid), len(self.history), self.module_)
+            self._run.keep(self._loss(valid), self.__dict__.get("_epoch", len(self.history)), self.module_)
         return train, valid
 
     def _early_stopping_split(self, data: Data) -> Iterator[torch.utils.data.Subset[Any]]:
@@ -255,10 +258,6 @@ class WithData(Parameterized):
 def _whole(part: Any) -> Any:
     """Return the dataset that a Subset, or one of a Subset, is part of."""
     return _whole(part.dataset) if isinstance(part, torch.utils.data.Subset) else part
-
-
-def _n_rows(data: TensorData) -> float:
-    return len(data) if data.weights is None else n_rows_of(data.weights)
 
 
 def _with_weight(data: DataT) -> DataT:

@@ -25,10 +25,22 @@ from sklm._progress import Progress
 from sklm.curves import Curve
 from sklm.engine.inputs import Reader, call_module, chunks, tensors
 from sklm.engine.jacobian import element_names
+from sklm.modules import MLP
 
 PREDICT_ROWS = 65_536  # rows per forward pass outside training: bounds the memory of hidden layers
 SECOND_EPOCHS = 10  # times as many for a curve whose first run has not converged
 DEFAULT_EPOCHS = 100
+FOUND = (
+    "n_iter_",
+    "loss_",
+    "loss_curve_",
+    "converged_",
+    "message_",
+    "alpha_",
+    "n_effective_",
+    "log_evidence_",
+    "_epoch",
+)
 EVIDENCE = ("alpha", "n_effective", "log_evidence")
 EVIDENCE_NOISE = 5.0  # of the log evidence of a network: its curvature is an approximation
 LINEAR = 1e-3  # distance of the gain ratio from 1
@@ -162,10 +174,10 @@ class LMNet(WithParts):
             self._finish(restore=True)
             raise
         self._finish(restore=bool(self.early_stopping) or self._by_evidence)
-        left = self.optimizer_.function.vector()
+        left, history, message = self.optimizer_.function.vector(), self.history_, getattr(self, "message_", "")
         self.notify("on_train_end", X=data.X, y=data.y)
         if not torch.equal(left, self.optimizer_.function.vector()):
-            self._follow_callback()
+            self._follow_callback(message, is_described=self.history_ is not history)
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
         """Call the hook of the net and of every callback; after an epoch, decide whether to go on.
@@ -277,7 +289,7 @@ class LMNet(WithParts):
             run.keep(score, row["epoch"], self.module_ if any_epoch else None)
         if not run.on_all:
             self._judge_batches()
-        waited = row["epoch"] - max(run.best_epoch or row["epoch"] - run.n_epochs, run.grown_epoch)
+        waited = row["epoch"] - max(run.best_epoch or 0, row["epoch"] - run.n_epochs, run.grown_epoch)
         if run.on_all and run.settled >= run.steps_needed:
             run.verdict = "Converged" if run.status == "converged" else "Stopped"
         elif self.early_stopping and waited >= self.n_iter_no_change:
@@ -330,23 +342,18 @@ class LMNet(WithParts):
                 last = next(row for row in rows if row["epoch"] == run.best_epoch)
                 reason = f"{reason}; the parameters are those of epoch {run.best_epoch}, the best".removeprefix("; ")
         self._set_training(False)
-        self.n_iter_ = len(rows)
-        self.loss_curve_ = [float(row["train_loss"]) for row in rows]
-        self.loss_ = float(last["train_loss"])
-        self.alpha_ = last.get("alpha", self.optimizer_.param_groups[0]["alpha"])
+        self._describe_epochs(rows, last)
         chosen = self.early_stopping or (self._by_evidence and run.best_epoch)
         run.score = run.best_score if chosen else self.loss_
         if not run.on_all and not chosen and run.train is not None:  # the losses of small batches do not compare
             run.score = self._loss(run.train)
-        for name in ("n_effective", "log_evidence"):
-            self.__dict__.pop(f"{name}_", None)
-            if math.isfinite(last.get(name, math.nan)):
-                setattr(self, f"{name}_", last[name])
         if hasattr(self, "n_effective_"):
             found = f"alpha={self.alpha_:.3g}, {self.n_effective_:.4g} effective parameters"
             if run.train is not None and self._is_constant(run.train):
                 run.is_constant = True
                 found += "; the outputs are constant; try another random_state, n_init or damping"
+                if not isinstance(self.module_, MLP):
+                    found += ", or scale X and y to mean 0 and variance 1"
             reason = f"{reason}; {found}".removeprefix("; ")
         self.converged_ = run.verdict == "Converged"
         epochs = "epoch" if self.n_iter_ == 1 else "epochs"
@@ -355,15 +362,31 @@ class LMNet(WithParts):
         ended = f"{run.verdict} after {self.n_iter_} {epochs}{f' ({run.start})' if run.start else ''}"
         self.message_ = f"{ended}{': ' if reason else ''}{reason}."
 
-    def _follow_callback(self) -> None:
-        """Set the fitted attributes anew after a callback has loaded parameters of another epoch."""
-        rows = [row for row in self.history if "train_loss" in row]
-        self.n_iter_, self.loss_curve_ = len(rows), [float(row["train_loss"]) for row in rows]
-        train = self._run.train
-        if train is not None:
+    def _describe_epochs(self, rows: list[dict[str, Any]], last: dict[str, Any]) -> None:
+        """Set the fitted attributes that the rows of the history tell, for the parameters of the epoch `last`."""
+        self._epoch = last["epoch"]
+        self.n_iter_ = len(rows)
+        self.loss_curve_ = [float(row["train_loss"]) for row in rows]
+        self.loss_ = float(last["train_loss"])
+        self.alpha_ = last.get("alpha", self.optimizer_.param_groups[0]["alpha"])
+        for name in ("n_effective", "log_evidence"):
+            self.__dict__.pop(f"{name}_", None)
+            if math.isfinite(last.get(name, math.nan)):
+                setattr(self, f"{name}_", last[name])
+
+    def _follow_callback(self, message: str, *, is_described: bool) -> None:
+        """Set the fitted attributes anew for parameters that a callback has loaded, from the history if it has that."""
+        rows, train = [row for row in self.history if "train_loss" in row], self._run.train
+        if rows:
+            self._describe_epochs(rows, rows[-1])
+        if not is_described and train is not None:
+            for name in ("n_effective_", "log_evidence_"):
+                self.__dict__.pop(name, None)
             self.loss_ = self.optimizer_.loss(train.X, train.targets, train.weights)
             self.optimizer_.forget()
-        self.message_ = f"{self.message_.removesuffix('.')}; the parameters are those that a callback has loaded."
+        self.converged_ = self._run.verdict == "Converged"
+        ended = message.partition(": ")[0].removesuffix(".")
+        self.message_ = f"{ended}; the parameters are those that a callback has loaded."
 
     def _warn_not_converged(self, *, on_all: bool) -> None:
         advice = (
@@ -453,8 +476,8 @@ class LMNet(WithParts):
         try:
             super().load_params(*args, **kwargs)
             self._is_new = False  # the scaling of the module comes from the file
-            self.__dict__.pop("_training_rows", None)
-            self.__dict__.pop("_inferred", None)
+            for name in (*FOUND, "_training_rows", "_inferred"):
+                self.__dict__.pop(name, None)
         finally:
             self.device = requested
 

@@ -36,8 +36,9 @@ HINTS = {
     "p0": "module__a=1",
     "maxfev": "max_epochs",
     "max_nfev": "max_epochs",
-    "weights": "fit(..., sample_weight=weights**2)",
-    "scale_covar": "absolute_sigma",
+    "Weights": "fit(..., sample_weight=weights)",  # MATLAB's, of squared residuals
+    "weights": "fit(..., sample_weight=weights**2)",  # lmfit's, of residuals
+    "scale_covar": "absolute_sigma=not scale_covar",
     "f_scale": "criterion__delta",
     "mu": "damping__initial",
     "mu_max": "damping__maximum",
@@ -257,7 +258,11 @@ class Parameterized(skorch.NeuralNet, abc.ABC):
         """Check the parameters that the engine does not check itself; the first step of every fit."""
         check_integer("max_epochs", self.max_epochs, minimum=1)
         check_integer("n_init", self.n_init, minimum=1)
-        if check_alpha(self._alpha()) and not self._on_all_rows:
+        try:
+            by_evidence = check_alpha(self._alpha())
+        except ValueError:
+            raise ValueError(f"`alpha` must be a finite number >= 0, 'auto' or 'bayes'; got {self.alpha!r}.") from None
+        if by_evidence and not self._on_all_rows:
             raise ValueError(
                 f"`alpha='bayes'` needs all data in every step; got batch_size={self.batch_size!r}. Pass batch_size=-1 "
                 "or 'auto', or a number for alpha."

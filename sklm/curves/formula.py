@@ -1,9 +1,10 @@
 """Formulas: text such as ``"a * exp(-b * x) + c"`` as a function of tensors, without running any of it as Python.
 
 The text is parsed by `ast` and every node must be on the list below: numbers, names, arithmetic, comparisons and calls
-of the functions in `FUNCTIONS` (exp, expm1, log, log10, log1p, log2, sqrt, square, power, abs, sign, sin, cos, tan,
-arcsin, arccos, arctan, arctan2, sinh, cosh, tanh, arcsinh, arccosh, arctanh, sinc, erf, erfc, expit, softplus, gammaln,
-hypot, logaddexp, heaviside, maximum, minimum, clip, floor, ceil, where; torch's names too). The one constant is pi.
+of the functions in `FUNCTIONS` (exp, exp2, expm1, log, log10, log1p, log2, sqrt, square, power, abs, sign, sin, cos,
+tan, arcsin, arccos, arctan, arctan2, sinh, cosh, tanh, arcsinh, arccosh, arctanh, sinc, erf, erfc, expit, softplus,
+gammaln, hypot, logaddexp, heaviside, maximum, minimum, clip, floor, ceil, where; also absolute and torch's names). The
+one constant is pi.
 Every node then becomes a function of the values that calls those of its parts, so nothing else can happen, whoever
 wrote the text. All of them work element by element.
 """
@@ -136,7 +137,7 @@ HINTS: dict[type[ast.AST], str] = {
 ELSEWHERE = {  # functions of MATLAB
     "ln": "did you mean 'log'?",
     "mod": "write a % b",
-    "rem": "write a % b",
+    "rem": "write sign(a) * (abs(a) % abs(b))",
     "nthroot": "write x ** (1 / n)",
     "sec": "write 1 / cos(x)",
     "csc": "write 1 / sin(x)",

@@ -50,7 +50,7 @@ class SeparableCurve(ReadyCurve):
 
         columns = [values(**{name: x.new_ones(())}) for name in free]
         known = values(**{name: x.new_tensor(given[name]) for name in self.linear if name in given})
-        best, coefficients = best_candidate(columns, y - known, weights)
+        best, coefficients = best_candidate(columns, y, weights, known)
         return (
             {name: float(values[best]) for name, values in grid.items()}
             | given
@@ -72,27 +72,32 @@ def thinned(x: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tens
     return x, y, weights * (len(x) / total) if total > 0 else torch.ones_like(weights)
 
 
-def best_candidate(columns: Sequence[Tensor], y: Tensor, weights: Tensor) -> tuple[int, list[float]]:
+def best_candidate(
+    columns: Sequence[Tensor], y: Tensor, weights: Tensor, known: Tensor | None = None
+) -> tuple[int, list[float]]:
     """Return the candidate whose columns fit best, and its coefficients.
 
     Parameters
     ----------
     columns : sequence of Tensor of shape (n_candidates, n_samples)
         One for each linear parameter; an empty sequence asks for nothing, and gets the first candidate.
-    y : Tensor of shape (n_samples,) or (n_candidates, n_samples)
-    weights : Tensor of shape (n_samples,)
+    y, weights : Tensor of shape (n_samples,)
+    known : Tensor of shape (n_candidates, n_samples), default=None
+        What every candidate adds to the columns.
     """
-    y = torch.nan_to_num(y, 0.0, 0.0, 0.0)
+    if not columns and known is None:
+        return 0, []
     height = float(y.abs().max()) or 1.0
-    root = weights.sqrt()
-    target = (y / height * root)[..., None]
+    left = (y if known is None else y - known)[..., None] / height
+    stack = torch.stack(list(columns), dim=2) if columns else y.new_zeros(len(left), len(y), 0)
+    every = torch.cat([stack, left.expand(len(stack), -1, -1)], dim=2)
+    usable = torch.isfinite(every).any(0).all(1)  # not so at x < 0 for a power
+    finite = torch.isfinite(every[:, usable]).all(2).all(1)
+    root = torch.where(usable, weights, 0.0).sqrt()
+    target = torch.nan_to_num(left, 0.0, 0.0, 0.0) * root[:, None]
     if not columns:
-        return int(target.square().sum((-2, -1)).argmin()), []
-    stack = torch.stack(list(columns), dim=2)
-    usable = torch.isfinite(stack).any(0).any(1)  # not so at x < 0 for a power
-    weights = torch.where(usable, weights, 0.0)
-    root, target = weights.sqrt(), torch.where(usable[:, None], target, 0.0)
-    finite = torch.isfinite(stack[:, usable]).all(2).all(1)
+        losses = target.square().sum((1, 2))
+        return int(torch.where(finite & torch.isfinite(losses), losses, torch.inf).argmin()), []
     stack = torch.nan_to_num(stack, 0.0, 0.0, 0.0)
     largest = stack.abs().amax(1, keepdim=True)
     largest = torch.where(largest > 0, largest, 1.0)

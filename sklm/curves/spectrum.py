@@ -7,14 +7,20 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.signal import find_peaks, peak_widths
 from torch import Tensor
 
 from sklm.curves.curve import Bounds, ReadyCurve, merged_bounds
 from sklm.curves.models import checked_count
 from sklm.curves.peaks import Gaussian, Peak, place_peak, scaled
 from sklm.curves.separable import best_candidate, polynomial
+from sklm.engine.losses import SquaredError
+from sklm.engine.multistart import best_of
 
+GUESS_STEPS = 20  # enough to tell the guesses apart
+NARROWEST = 1e-3  # times the largest of several guesses: how near to its only bound a guess may come
 N_ROUNDS = 4  # in which each peak is placed again in what the others leave
 
 
@@ -73,12 +79,45 @@ class Peaks(ReadyCurve):
         names = [f"center{k + 1}" for k in range(self.n_peaks)]
         given = [self._parameters[name].item() if name in self._given else None for name in names]  # type: ignore[union-attr]
         degree = len(BACKGROUNDS[self.background]) - 1
-        trials = [
-            _place_all(self.peak, x, y, weights, given, start, degree, favor)
-            for start in _backgrounds(x, y, weights, degree)
-            for favor in ((1.0,) if self.n_peaks == 1 else (1.0, 0.5))
-        ]
-        _, peaks, level = min(trials, key=lambda trial: trial[0])
+        starts = _backgrounds(x, y, weights, degree)
+        trials = [_place_all(self.peak, x, y, weights, given, start, degree, 1.0) for start in starts]
+        if self.n_peaks > 1:
+            trials += [_place_all(self.peak, x, y, weights, given, start, degree, 0.5) for start in starts]
+        if self.n_peaks > 1 and all(center is None for center in given):
+            for start in starts:
+                trials += _at_extrema(self.peak, x, y, weights, self.n_peaks, start, degree)
+        guesses = [self._named(trial, given, height) for trial in sorted(trials, key=lambda trial: trial[0])]
+        return guesses[0] if self.n_peaks == 1 else self._best(guesses, x, y * height, weights)
+
+    def _best(self, guesses: list[dict[str, float]], x: Tensor, y: Tensor, weights: Tensor) -> dict[str, float]:
+        """Return the guess that some steps improve most, with what they make of it."""
+        names = list(guesses[0])
+        known = {name: self._parameters[name].item() for name in self._given}  # type: ignore[union-attr]
+        held = {name: (value, value) for name, value in known.items() if not self._parameters[name].requires_grad}  # type: ignore[union-attr]
+        boxes = self.parameter_bounds | held
+        starts = x.new_tensor([[(guess | known)[name] for name in names] for guess in guesses])
+        lower, upper = x.new_tensor([boxes.get(name, (-math.inf, math.inf)) for name in names]).unbind(1)
+        margin = NARROWEST * starts.abs().amax(0)  # a peak without a width has no derivative
+        lower, upper = (
+            torch.where(upper.isinf(), lower + margin, lower),
+            torch.where(lower.isinf(), upper - margin, upper),
+        )
+        best = best_of(
+            lambda x, point: self.function(x, **dict(zip(names, point.unbind(), strict=True))),
+            starts,
+            SquaredError(),
+            x,
+            y,
+            weights,
+            lower,
+            upper,
+            steps=GUESS_STEPS,
+        )
+        return guesses[0] if best is None else dict(zip(names, best.tolist(), strict=True))
+
+    def _named(self, trial: _Trial, given: list[float | None], height: float) -> dict[str, float]:
+        """Return what a trial has found by the names of the parameters, in units of y."""
+        _, peaks, level = trial
         free = iter(sorted((p for p, c in zip(peaks, given, strict=True) if c is None), key=lambda p: p["center"]))
         ordered = [p if c is not None else next(free) for p, c in zip(peaks, given, strict=True)]
         guessed = {f"{name}{k}": value for k, p in enumerate(ordered, 1) for name, value in p.items()}
@@ -87,6 +126,7 @@ class Peaks(ReadyCurve):
         return {name: value * (height if name in linear else 1) for name, value in guessed.items()}
 
 
+_Trial = tuple[float, list[dict[str, float]], list[float]]  # loss, peaks and coefficients of the background
 BACKGROUNDS: dict[str | None, tuple[str, ...]] = {"constant": ("offset",), "linear": ("offset", "slope"), None: ()}
 
 
@@ -134,6 +174,48 @@ def _backgrounds(x: Tensor, y: Tensor, weights: Tensor, degree: int) -> list[Ten
     return found
 
 
+def _at_extrema(
+    kind: type[Peak], x: Tensor, y: Tensor, weights: Tensor, n_peaks: int, level: Tensor, degree: int
+) -> list[_Trial]:
+    """Return a trial whose peaks are the extrema that stand out most; none where there are fewer."""
+    order = x.argsort()
+    values = torch.nn.functional.pad((y - level)[order], (1, 1)).numpy()  # one may lie at an end
+    along = x[order].numpy()
+    found: list[tuple[float, float, float]] = []
+    for sign in (1, -1):
+        places, properties = find_peaks(sign * values, height=0, prominence=0)
+        # a valley between peaks is prominent too, but not on this side of the background
+        sizes = np.minimum(properties["prominences"], properties["peak_heights"])
+        left, right = peak_widths(sign * values, places, rel_height=0.5)[2:]
+        fwhms = np.diff(np.interp([left, right], np.arange(1, len(x) + 1), along), axis=0)[0]
+        found += zip(sizes, along[places - 1], fwhms, strict=True)
+    if len(found) < n_peaks:
+        return []
+    least = float(along[-1] - along[0]) / len(along)
+    peaks = [
+        {"center": float(center)} | {n: float(v) for n, v in kind.widths(x.new_tensor(max(fwhm, least))).items()}
+        for _, center, fwhm in sorted(found, reverse=True)[:n_peaks]
+    ]
+    amplitude = list(inspect.signature(kind.function).parameters)[1]
+    return [_with_heights(kind, x, y, weights, [{amplitude: 1.0} | peak for peak in peaks], degree)]
+
+
+def _with_heights(
+    kind: type[Peak], x: Tensor, y: Tensor, weights: Tensor, peaks: list[dict[str, float]], degree: int
+) -> _Trial:
+    """Return the loss, the peaks and the background after a linear fit of the heights and the background."""
+    parts = [kind.function(x, *x.new_tensor(list(peak.values()))) for peak in peaks]
+    columns = [*parts, *(x**j for j in range(degree + 1))]
+    _, factors = best_candidate([column[None] for column in columns], y, weights)
+    fitted = sum((factor * column for factor, column in zip(factors, columns, strict=True)), torch.zeros_like(y))
+    loss = float((weights * (y - fitted).square()).sum())
+    scaled = [
+        {n: v * (f if i == 0 else 1) for i, (n, v) in enumerate(p.items())}
+        for p, f in zip(peaks, factors[: len(peaks)], strict=True)
+    ]
+    return loss, scaled, factors[len(peaks) :]
+
+
 def _place_all(
     kind: type[Peak],
     x: Tensor,
@@ -143,27 +225,21 @@ def _place_all(
     level: Tensor,
     degree: int,
     favor: float,
-) -> tuple[float, list[dict[str, float]], list[float]]:
-    """Return the loss, the peaks and the coefficients of the background, starting from one background."""
+) -> _Trial:
+    """Return a trial whose peaks are placed one after another, starting from one background."""
     peaks: list[dict[str, Any]] = [{} for _ in centers]
     parts = [torch.zeros_like(y) for _ in centers]
     order = sorted(range(len(centers)), key=lambda k: centers[k] is None)  # known centers first
-    result: tuple[float, list[dict[str, float]], list[float]] = (math.inf, [], [])
+    result: _Trial = (math.inf, [], [])
     for _ in range(N_ROUNDS if len(centers) > 1 else 2):
         for k in order:
             rest = y - level - sum(part for i, part in enumerate(parts) if i != k)
             peaks[k] = place_peak(kind, x, rest, weights, centers[k], favor)
             parts[k] = kind.function(x, *x.new_tensor(list(peaks[k].values())))
-        columns = [*parts, *(x**j for j in range(degree + 1))]
-        _, factors = best_candidate([column[None] for column in columns], y, weights)
-        scaled = [
-            {n: v * (f if i == 0 else 1) for i, (n, v) in enumerate(p.items())}
-            for p, f in zip(peaks, factors[: len(peaks)], strict=True)
-        ]
-        line = factors[len(peaks) :]
+        trial = _with_heights(kind, x, y, weights, peaks, degree)
+        _, peaks, line = trial
         level = sum((c * x**j for j, c in enumerate(line)), torch.zeros_like(y))
-        parts = [part * factor for part, factor in zip(parts, factors[: len(parts)], strict=True)]
-        loss = float((weights * (y - level - sum(parts)).square()).sum())
-        if loss < result[0]:
-            result = loss, scaled, line
+        parts = [kind.function(x, *x.new_tensor(list(peak.values()))) for peak in peaks]
+        if trial[0] < result[0]:
+            result = trial
     return result

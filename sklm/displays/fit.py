@@ -12,6 +12,7 @@ import torch
 from sklearn.utils.validation import check_consistent_length
 
 from sklm.displays._common import check_points, check_regressor, pyplot, styles
+from sklm.engine.losses import Elementwise, plain_form
 
 
 class FitDisplay:
@@ -174,8 +175,9 @@ class FitDisplay:
         if self.level is None:
             return
         self.confidence = estimator.predict_interval(table, level=self.level).reshape(n_points, -1, 2)[:, place]
-        noise = np.atleast_1d(estimator.residual_variance_)
-        if not weighted and (estimator.absolute_sigma or not np.isnan(noise).all()):  # nan for a Poisson loss
+        has_residuals = isinstance(plain_form(estimator.criterion_, 1)[0], Elementwise)
+        known = estimator.absolute_sigma or not np.isnan(np.atleast_1d(estimator.residual_variance_)).all()
+        if not weighted and has_residuals and known:
             with warnings.catch_warnings(), contextlib.suppress(UserWarning):
                 warnings.simplefilter("error", UserWarning)  # of a fit with weights: no band, as in `weighted`
                 band = estimator.predict_interval(table, level=self.level, kind="prediction")

@@ -50,7 +50,8 @@ def did_you_mean(name: str, choices: Iterable[str], others: Mapping[str, str] | 
     choices = list(choices)
     others = others or {name: choice for name, choice in ELSEWHERE.items() if choice in choices}
     plain = {_plain(other): here for other, here in others.items()}
-    near = [plain[_plain(name)]] if _plain(name) in plain else difflib.get_close_matches(str(name), choices, n=1)
+    found = others.get(str(name), plain.get(_plain(name)))
+    near = difflib.get_close_matches(str(name), choices, n=1) if found is None else [found]
     near = near or [others[other] for other in difflib.get_close_matches(str(name), others, n=1, cutoff=0.8)]
     return f"; did you mean {near[0]!r}?" if near else "."
 

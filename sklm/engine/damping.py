@@ -173,7 +173,7 @@ class MultiplicativeDamping(Damping):
     decrease : float in (0, 1], default=0.1
         Factor after an accepted step.
     initial, scaling, minimum, maximum
-        See `Damping`.
+        See `Damping`; the default of `scaling` is ``"identity"``.
     """
 
     def __init__(

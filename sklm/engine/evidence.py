@@ -15,9 +15,10 @@ for n numbers y, D = sum w l, n_P penalized and n_Q other parameters. Its deriva
 where gamma_P = n_P - alpha tr_P(A^-1) is the number of penalized parameters that the data determine, and gamma_Q that
 of the others. These, the biases, have a wide prior, of the standard deviation `WIDTH` or more: tau = 2 D / n / WIDTH^2.
 Without one, a unit that has lost its weights would count as well, and on few rows the evidence be best for constants.
+One that is larger than that has itself as standard deviation, as a bias in units of the data may be.
 For likelihoods without a dispersion (classes, counts) phi and 2 D / n are 1. Weights that are whole numbers without a
-common divisor count as repeated rows; of others, such as 1 / sigma^2, only the ratios count, and W is the number of
-rows.
+common divisor count as repeated rows; of others, such as 1 / sigma^2, only the ratios count, and W is here the number
+of rows: the alpha of the loss with these weights is the one above times their sum over that number.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ import torch
 from torch import Tensor
 
 from sklm.engine._checks import check_real
-from sklm.engine.losses import Elementwise, Loss, plain_form
+from sklm.engine.losses import BinaryCrossEntropy, CrossEntropy, Elementwise, Loss, plain_form
 from sklm.engine.solvers import SubProblem
 
 WIDTH = 10.0  # of parameters without a penalty, in standard deviations of inputs and targets
 MOST_REPEATS = 2**20  # of a row; all large numbers of float32 are whole
+FAR = 2.0  # times the loss of a constant, from which it says more of the scale of the data than that of the start
 FIRST_SHARE = 1.0  # of the loss at the start: the first alpha, for weights of order one
 DEEP_SHARE = 0.1  # the same for more than two weight matrices: a large alpha draws their product to zero, for good
 LARGEST_CHANGE = 10.0  # of alpha in a step: far from the minimum its estimate says little
@@ -72,23 +74,55 @@ def check_alpha(alpha: float | str) -> bool:
 
 
 def n_rows_of(weights: Tensor) -> float:
-    """Return W of the weights."""
+    """Return how many rows the weights stand for."""
     is_whole = bool((weights == weights.round()).all()) and float(weights.max()) <= MOST_REPEATS
     if is_whole and math.gcd(*torch.unique(weights).long().tolist()) == 1:
         return float(weights.sum())
     return float((weights > 0).sum())
 
 
-def first_alpha(loss: float, n_matrices: int) -> float:
-    """Return an alpha to start from, for the mean loss at the start and the number of weight matrices."""
+def first_alpha(loss: float, of_constant: float, n_matrices: int) -> float:
+    """Return an alpha to start from, for the mean losses at the start and of a constant, and the weight matrices."""
+    loss = of_constant if loss > FAR * of_constant else loss
     share = FIRST_SHARE if n_matrices <= 2 else DEEP_SHARE
     return 2 * share * abs(loss) or 1.0  # a likelihood without its constant may be below 0; with nothing to fit, any
+
+
+def loss_of_constant(criterion: Loss, outputs: Tensor, targets: Tensor, share: Tensor) -> float:
+    """Return the mean loss of outputs without inputs: the mean target, or even odds; infinite for other losses."""
+    plain, _ = plain_form(criterion, outputs.shape[1])
+    if isinstance(plain, Elementwise):
+        level = share @ targets
+    elif isinstance(plain, CrossEntropy) or (isinstance(plain, BinaryCrossEntropy) and plain.from_logits):
+        level = torch.zeros_like(outputs[0])
+    else:
+        return math.inf
+    return float(share @ criterion.value(level.expand_as(outputs), targets))
 
 
 def known_dispersion(criterion: Loss, n_outputs: int) -> float | None:
     """Return what the loss is a multiple of the likelihood by; None where the noise of the data is estimated."""
     plain, scale = plain_form(criterion, n_outputs)
     return None if isinstance(plain, Elementwise) else scale
+
+
+def prior_of_others(
+    theta: Tensor, penalized: Tensor, loss: float, n_outputs: int, *, dispersion: float | None
+) -> Tensor:
+    """Return tau for every parameter, of shape (n_params,) in float64 on the CPU: 0 where alpha is the prior.
+
+    Parameters
+    ----------
+    theta, penalized : Tensor of shape (n_params,)
+    loss : float
+        The mean loss D / W without the penalty.
+    n_outputs : int
+        Per sample.
+    dispersion : float or None
+        See `known_dispersion`.
+    """
+    noise = max(2 * loss / n_outputs, 1e-300) if dispersion is None else dispersion
+    return (~penalized.cpu()).double() * noise / theta.cpu().double().abs().clamp_min(WIDTH).square()
 
 
 def estimate(
@@ -117,9 +151,8 @@ def estimate(
         See `known_dispersion`.
     """
     n_rows = total * n_outputs
-    tau = max(2 * total * loss / n_rows, 1e-300) if dispersion is None else dispersion
-    tau /= WIDTH**2
-    inverse = problem.inverse_diagonal((~penalized).to(theta.device, torch.float64) * (tau / total))
+    tau = prior_of_others(theta, penalized, loss, n_outputs, dispersion=dispersion)
+    inverse = problem.inverse_diagonal(tau / total)
     if inverse is None:
         return None
     diagonal, log_determinant = inverse
@@ -127,16 +160,16 @@ def estimate(
     n_others = n_params - n_penalized
     decided = float(n_penalized - alpha / total * diagonal[penalized].sum())
     decided = min(max(decided, 0.0), n_penalized)
-    of_others = min(max(float(n_others - tau / total * diagonal[~penalized].sum()), 0.0), n_others)
-    size, of_prior = float(theta[penalized].square().sum()), float(theta[~penalized].square().sum())
+    of_others = min(max(float(n_others - tau @ diagonal.cpu().double() / total), 0.0), n_others)
+    size, of_prior = float(theta[penalized].square().sum()), float(tau @ theta.cpu().double().square())
     phi, of_noise = dispersion, 0.0
     if phi is None:
         of_noise = n_rows
         phi = max(2 * total * loss / max(n_rows - decided - of_others, LEAST_DOF * n_rows), 1e-300)
     log_evidence = (
-        -(total * loss + alpha * size / 2 + tau * of_prior / 2) / phi
+        -(total * loss + alpha * size / 2 + of_prior / 2) / phi
         + n_penalized / 2 * math.log(alpha)
-        + n_others / 2 * math.log(tau)
+        + float(tau[tau > 0].log().sum()) / 2
         - (log_determinant + n_params * math.log(total)) / 2
         - of_noise / 2 * math.log(phi)
     )

@@ -59,9 +59,9 @@ def linear_layers(
         start = {name: places.get(f"{path}.{name}" if path else name) for name in ("weight", "bias")}
         parts = []
         if start["weight"] is not None:
-            parts.append(start["weight"] + torch.arange(layer.weight.numel()).view(layer.weight.shape))
+            parts.append(start["weight"] + torch.arange(layer.weight.numel(), device="cpu").view(layer.weight.shape))
         if start["bias"] is not None:
-            parts.append(start["bias"] + torch.arange(layer.out_features)[:, None])
+            parts.append(start["bias"] + torch.arange(layer.out_features, device="cpu")[:, None])
         place = torch.cat(parts, 1).flatten().to(device)
         found[path] = LinearLayer(start["weight"] is not None, start["bias"] is not None, layer.out_features, place)
     return found

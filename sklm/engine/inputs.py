@@ -33,7 +33,9 @@ def map_tensors(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
         return {key: map_tensors(function, value) for key, value in inputs.items()}
     if isinstance(inputs, (tuple, list)):
         return tuple(map_tensors(function, value) for value in inputs)
-    raise ValueError(f"`inputs` must be tensors, or tuples and dicts of tensors; got {type(inputs).__name__}.")
+    raise ValueError(
+        f"`inputs` and `targets` must be tensors, or tuples and dicts of tensors; got {type(inputs).__name__}."
+    )
 
 
 def take(inputs: Any, index: Any) -> Any:

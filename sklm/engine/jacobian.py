@@ -82,6 +82,8 @@ class ModuleFunction:
     box: Box | None = None
 
     def __init__(self, module: nn.Module, jacobian: str = "auto") -> None:
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"`module` must be a torch.nn.Module, not its parameters(); got {type(module).__name__}.")
         named = list(module.named_modules())
         self.module, self.modules = module, [part for _, part in named]
         self.jacobian = check_choice("jacobian", jacobian, ["auto", "layerwise", "functional"])
@@ -89,6 +91,10 @@ class ModuleFunction:
         if not self.parameters:
             raise ValueError(
                 "`module` has no trainable parameters; give it at least one nn.Parameter with requires_grad=True."
+            )
+        if any(p.is_inference() for p in self.parameters.values()):
+            raise ValueError(
+                "`module` was made in torch.inference_mode(), so it has no derivatives; make it outside of that."
             )
         if any(is_lazy(p) for p in self.parameters.values()):
             raise ValueError("`module` has lazy parameters without a shape; call it once with data before.")
@@ -498,7 +504,8 @@ class ModuleFunction:
     def _try_forward(self, vector: Tensor, indices: Tensor | None, inputs: Any, jacobian: Tensor) -> None:
         """See whether J of the first samples is that of backward passes, times a random factor."""
         some = jacobian[:CHECKED_ROWS]
-        factor = torch.rand(len(some), 1, some.shape[1], generator=torch.Generator().manual_seed(0)).to(vector)
+        generator = torch.Generator().manual_seed(0)
+        factor = torch.rand(len(some), 1, some.shape[1], generator=generator, device="cpu").to(vector)
         trial = Trial(self, vector, inputs, factor)
         self._forward_works = trial.confirms_some((factor @ some)[:, 0], (factor @ some.abs())[:, 0], indices)
 

@@ -196,12 +196,15 @@ class LayerwiseJacobian:
         seen: list[tuple[str, Tensor, Tensor]] = []
         versions: list[int | None] = []
 
-        def keep(path: str, inputs: Any, output: Tensor) -> None:
+        def keep(path: str, inputs: Any, keywords: Any, output: Tensor) -> None:
+            inputs = *inputs, *keywords.values()  # one: these layers have no other argument
             seen.append((path, inputs[0].detach(), output))
             versions.append(_version(output))
 
         handles: list[Any] = [
-            layer.register_forward_hook(lambda _, inputs, output, path=path: keep(path, inputs, output))
+            layer.register_forward_hook(
+                lambda _, inputs, keywords, output, path=path: keep(path, inputs, keywords, output), with_kwargs=True
+            )
             for path, layer in self.layers.items()
         ]
         try:
@@ -227,6 +230,8 @@ class LayerwiseJacobian:
 
     def _relay(self, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return images channels last, where convolutions in float32 take half the time on a CPU."""
+        if not inputs:  # by keyword
+            return inputs
         a, *others = inputs
         if a.ndim != 4 or a.dtype != torch.float32 or a.device.type != "cpu":
             return inputs

@@ -33,6 +33,7 @@ class Batch:
     weights: Tensor  # w_i / W
     roots: Tensor  # of the weights
     total: float  # W
+    n_rows: float  # that they stand for
     penalty: Tensor  # alpha / W for every parameter that is penalized
     seed: int | None
     chunk: int
@@ -145,7 +146,8 @@ class Linearization:
     def _sampled(self, solver: Callable[[Rows, Tensor, Tensor], SubProblem], chunk: int) -> SubProblem:
         """Return the sub-problem of curvature "mc": a drawn row per sample, and beside it one for the gradient."""
         generator = torch.Generator().manual_seed(self.seed)
-        uniform = torch.rand(len(self.point.outputs), dtype=torch.float64, generator=generator).to(self.theta)
+        uniform = torch.rand(len(self.point.outputs), dtype=torch.float64, generator=generator, device="cpu")
+        uniform = uniform.to(self.theta)
         root = self.batch.roots
         gradient, square = torch.zeros_like(self.theta), 0.0
         residual = share = root

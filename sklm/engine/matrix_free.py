@@ -64,7 +64,7 @@ class ConjugateGradients(SubProblem):
         self.forcing = forcing
         estimate = torch.zeros_like(theta)
         for _ in range(N_PROBES):
-            signs = (torch.randint(2, (len(theta),), generator=generator) * 2 - 1).to(theta)
+            signs = (torch.randint(2, (len(theta),), generator=generator, device="cpu") * 2 - 1).to(theta)
             estimate += signs * self._multiply(signs) / N_PROBES
         self.diagonal = estimate.clamp_min(FLOOR * float(estimate.clamp_min(0).mean()))
 

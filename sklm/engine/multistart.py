@@ -29,6 +29,8 @@ def best_of(
     weights: Tensor | None,
     lower: Tensor,
     upper: Tensor,
+    *,
+    steps: int = STEPS,
 ) -> Tensor | None:
     """Return the parameters of the lowest loss that some damped steps from the starts reach, or None.
 
@@ -42,6 +44,7 @@ def best_of(
     weights : Tensor of shape (n_samples,) or None
     lower, upper : Tensor of shape (n_parameters,)
         Bounds, infinite where there are none.
+    steps : int, default=50
 
     Returns
     -------
@@ -69,7 +72,7 @@ def best_of(
         return (slope[:, None] @ jacobian)[:, 0], (jacobian.mT * bend[:, None]) @ jacobian
 
     with quiet_forward_mode():
-        points, alive = _refine(evaluate, quadratic, starts.clamp(lower, upper), lower, upper)
+        points, alive = _refine(evaluate, quadratic, starts.clamp(lower, upper), lower, upper, steps)
     losses = torch.where(alive, evaluate(points)[1], torch.inf)
     if not bool(torch.isfinite(losses).any()):
         return None
@@ -83,6 +86,7 @@ def _refine(
     points: Tensor,
     lower: Tensor,
     upper: Tensor,
+    steps: int,
 ) -> tuple[Tensor, Tensor]:
     """Return the points after the steps, and which of them had a finite loss and Jacobian all along."""
     outputs, losses = evaluate(points)
@@ -90,7 +94,7 @@ def _refine(
     scales = torch.zeros_like(points)
     damping, growth = torch.full_like(losses, 1e-3), torch.full_like(losses, 2.0)
     alive = torch.isfinite(losses)
-    for _ in range(STEPS):
+    for _ in range(steps):
         alive &= torch.isfinite(gradients).all(1) & torch.isfinite(curvatures).flatten(1).all(1)
         if not bool(alive.any()):
             break

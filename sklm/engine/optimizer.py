@@ -52,6 +52,7 @@ from sklm.engine.evidence import (
     estimate,
     first_alpha,
     known_dispersion,
+    loss_of_constant,
     n_rows_of,
 )
 from sklm.engine.inputs import count_samples, map_tensors
@@ -112,8 +113,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         Damping strategy.
     solver : {"auto", "cholesky", "qr", "svd", "cg"}, default="auto"
         Linear solver; ``"auto"`` takes QR for few parameters in float64, else Cholesky, in the dual form when there are
-        fewer rows than parameters, and above 8192 of both ``"cg"``: matrix-free conjugate gradients, with memory
-        O(parameters).
+        fewer rows than parameters (but with ``alpha="bayes"``), and above 8192 of both ``"cg"``: matrix-free conjugate
+        gradients, with memory O(parameters).
     max_attempts : int, default=10
         Damping factors tried per step.
     jacobian : {"auto", "layerwise", "functional"}, default="auto"
@@ -122,7 +123,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         other modules, ``"functional"`` is `torch.func`.
         All give the same numbers; `StepResult` says which.
     jacobian_max_rows : int, None or "auto", default="auto"
-        Rows of the Jacobian computed at once; None for all; ``"auto"`` for at most 8 MiB on a CPU and 128 MiB
+        Rows of the Jacobian computed at once; None for all; ``"auto"`` for at most 8 MiB on a CPU and 256 MiB
         on a GPU, less when memory is short. Cholesky with
         more rows than parameters, QR and SVD hold one chunk; the dual form keeps all rows, fewer than parameters. A
         module that draws random numbers (dropout) gets chunks of a fixed size, on which its draws depend.
@@ -229,6 +230,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         self._first_gradient = 0.0  # norm of the gradient of the first step, for the forcing term of "cg"
         self.bayes = check_alpha(alpha)
         self._has_alpha = False  # whether a first step has set it
+        self.rows_per_weight: float | None = None  # for the evidence; None where the weights of a step tell
         if self.bayes and (selection is not None or self.solver == "cg"):
             raise ValueError(
                 "`alpha='bayes'` needs the curvature of all parameters, so neither `selection` nor `solver='cg'`; got "
@@ -255,6 +257,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
     def _trainable_sizes(self) -> dict[str, int]:
         return {name: p.numel() for name, p in self.function.parameters.items() if p.requires_grad}
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def step(  # type: ignore[override]
         self, inputs: Any, targets: Any, weights: Tensor | None = None, *, fresh: tuple[Any, ...] | None = None
@@ -300,6 +303,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         self.n_steps += 1
         return result
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def loss(self, inputs: Any, targets: Any, weights: Tensor | None = None) -> float:
         """Return F at the current parameters, of modules in the mode that they are in; arguments as of `step`.
@@ -382,21 +386,21 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         alpha, theta, penalized = group["alpha"], point.theta, self.penalized
         if indices is not None:
             theta, penalized = theta[indices], penalized[indices]
-        found = None
+        found, weight = None, batch.total / batch.n_rows  # alpha is of the loss with the weights as they are
         if alpha and result.status != "failed":
             found = estimate(
                 problem,
                 theta,
                 penalized,
-                alpha,
-                batch.total,
+                alpha / weight,
+                batch.n_rows,
                 float(batch.weights @ point.values),
                 point.outputs.shape[1],
                 dispersion=known_dispersion(self.criterion, point.outputs.shape[1]),
             )
         if found is None:
             return replace(result, alpha=alpha)
-        change = abs(math.log(found.alpha / alpha))
+        change = abs(math.log(found.alpha * weight / alpha))
         falls = 1 - point.loss / start.loss if start.loss else 0.0
         ftol = self.tests.ftol or 0.0
         settled = change <= math.sqrt(ftol) and falls <= max(ftol, min(LOSS_TOLERANCE, 1e3 * ftol))
@@ -408,7 +412,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if status == "converged":
             message += ", and alpha has settled"
         else:
-            group["alpha"] = found.alpha
+            group["alpha"] = found.alpha * weight
         return replace(
             result,
             status=status,
@@ -432,8 +436,10 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         total: float = n_samples
         share = theta.new_full((n_samples,), 1 / n_samples)
         if weights is not None:
-            share = weights / weights.sum()
-            total = n_rows_of(weights) if self.bayes else float(weights.sum())
+            share, total = weights / weights.sum(), float(weights.sum())
+        n_rows = total
+        if weights is not None and self.bayes:
+            n_rows = n_rows_of(weights) if self.rows_per_weight is None else self.rows_per_weight * total
         roots = share.sqrt() if weights is not None else share[:1].sqrt().expand(n_samples)
 
         before = rng_state(function.device)
@@ -450,9 +456,11 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             outputs = function.outputs(theta, inputs, seed=seed, chunk=chunk)
         if self.bayes and not self._has_alpha and self.penalized.any():
             n_matrices = sum(parameter.ndim >= 2 for parameter in function.parameters.values())
-            group["alpha"] = first_alpha(float(share @ self.criterion.value(outputs, targets)), n_matrices)
+            of_constant = loss_of_constant(self.criterion, outputs, targets, share)
+            first = first_alpha(float(share @ self.criterion.value(outputs, targets)), of_constant, n_matrices)
+            group["alpha"] = first * total / n_rows
             self._has_alpha = True
-        batch = Batch(inputs, targets, share, roots, total, self._penalty(total, theta), seed, chunk)
+        batch = Batch(inputs, targets, share, roots, total, n_rows, self._penalty(total, theta), seed, chunk)
         return batch, self._point(batch, theta, outputs)
 
     def _penalty(self, total: float, theta: Tensor) -> Tensor:
@@ -525,7 +533,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         stiffest = largest(problem.diagonal)
         if not math.isfinite(stiffest) or not math.isfinite(largest(problem.gradient)):
             return self._unmoved(point, "failed", "the Jacobian is not finite at the current parameters", solver)
-        if stiffest == 0 and problem.residual_norm > 0:
+        if stiffest == 0 == largest(problem.gradient) and problem.residual_norm > 0:
             reason = (
                 "the outputs of the module do not depend on its parameters here; compute them with torch operations, "
                 "without .item(), .detach() or .numpy()"
@@ -578,6 +586,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             else:
                 self.damping.rejected()
             self.damping.clip()
+            if message and accepted and self.damping.value < used and bool((used * scale > problem.diagonal).all()):
+                message = ""  # the damping alone makes such a step short, and the next one has less of it
             if accepted or message or at_maximum:
                 break
         if accepted:

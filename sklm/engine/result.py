@@ -40,7 +40,8 @@ class StepResult:
         ``"sample by sample"``.
     cosine : float
         Largest cosine between the residuals and a column of the Jacobian (a free parameter's): before the step or,
-        after the Gauss-Newton steps at the end, now or before the last of them. 0 at a minimum, 1 at most.
+        after the Gauss-Newton steps at the end, now or before the last of them. 0 at a minimum, 1 at most; with
+        ``"cg"`` the norms of the columns are estimates, and so is this.
     alpha, n_effective, log_evidence : float
         With ``alpha="bayes"`` the penalty of this step, and before it the effective number of parameters and the
         evidence; nan else.

@@ -70,7 +70,7 @@ class RandomSelection(Selection):
 
     def select(self, sizes: Mapping[str, int], step: int, generator: torch.Generator) -> Tensor:
         n_params = sum(sizes.values())
-        return torch.randperm(n_params, generator=generator)[: self._count(n_params)].sort().values
+        return torch.randperm(n_params, generator=generator, device="cpu")[: self._count(n_params)].sort().values
 
     def steps_per_sweep(self, sizes: Mapping[str, int]) -> int:
         n_params = sum(sizes.values())
@@ -94,14 +94,14 @@ class LayerSelection(Selection):
         start = 0
         for name, size in sizes.items():
             owner = name.rpartition(".")[0]
-            layers.setdefault(owner, []).append(torch.arange(start, start + size))
+            layers.setdefault(owner, []).append(torch.arange(start, start + size, device="cpu"))
             start += size
         return [torch.cat(parts) for parts in layers.values()]
 
     def select(self, sizes: Mapping[str, int], step: int, generator: torch.Generator) -> Tensor:
         layers = self._layers(sizes)
         if self.order == "random":
-            return layers[int(torch.randint(len(layers), (), generator=generator))]
+            return layers[int(torch.randint(len(layers), (), generator=generator, device="cpu"))]
         return layers[step % len(layers)]
 
     def steps_per_sweep(self, sizes: Mapping[str, int]) -> int:

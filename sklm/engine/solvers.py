@@ -169,7 +169,7 @@ def _inverse_diagonal(curvature: Tensor, added: Tensor | float = 0.0) -> tuple[T
         curvature = given.to("cpu" if given.device.type == "mps" else given.device, torch.float64)
     jitter = max(JITTER, 10 * rounding) * curvature.diagonal().max()
     curvature = curvature.clone()
-    curvature.diagonal().add_(added)
+    curvature.diagonal().add_(torch.as_tensor(added).to(curvature))
     factor, info = torch.linalg.cholesky_ex(curvature)
     if int(info) or bool(factor.diagonal().square().min() < jitter):  # rounding of a zero may be positive as well
         factor, info = torch.linalg.cholesky_ex(curvature + torch.diag(jitter.expand(len(curvature))))

@@ -41,12 +41,12 @@ class Trial:
         """Return a trial near `vector` on at most `chunk` samples; at `vector` for scalar parameters."""
         generator = torch.Generator().manual_seed(0)
         n_samples = min(chunk, count_samples(inputs))
-        part = take(inputs, torch.randperm(n_samples, generator=generator).numpy())
-        factor = (torch.rand(n_samples, 1, n_outputs, generator=generator) + 0.5).to(vector)
+        part = take(inputs, torch.randperm(n_samples, generator=generator, device="cpu").numpy())
+        factor = (torch.rand(n_samples, 1, n_outputs, generator=generator, device="cpu") + 0.5).to(vector)
         point = vector
         if not function.all_scalar:
             size = vector.abs()
-            noise = torch.randn(len(vector), generator=generator).to(vector)
+            noise = torch.randn(len(vector), generator=generator, device="cpu").to(vector)
             near = vector + NEARBY * noise * (size + size.mean().clamp(NEARBY, 1.0))
             if function.box is not None:
                 near = clip(near, *function.box.select(None, near))

@@ -106,5 +106,10 @@ def resolve_loss(criterion: Any, keywords: Mapping[str, Any] | None = None) -> L
             )
         check_keywords("criterion", criterion, keywords)
         return TorchLoss(criterion(**keywords), curvature=curvature)
+    if not isinstance(criterion, (str, type, Loss)):
+        raise ValueError(
+            f"`criterion` must be one of {', '.join(map(repr, BUILT_IN))}, a torch loss, or a subclass or an instance "
+            f"of Loss; got {criterion!r}."
+        )
     loss: Loss = resolve("criterion", criterion, BUILT_IN, Loss, keywords)
     return loss

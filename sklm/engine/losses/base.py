@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from sklm.engine._checks import check_choice
 
+ROUNDING = 1000  # times the machine epsilon: how far below 0 a loss may be, for outputs of size one
+
 Curvature = Literal["ggn", "sqrt", "mc"]
 
 
@@ -124,12 +126,13 @@ class Loss(nn.Module, abc.ABC):
         if self.curvature != "sqrt":
             return self.ggn(outputs, targets)
         value = self.value(outputs, targets).detach()
-        if bool((value < 0).any()):
+        rounding = ROUNDING * torch.finfo(value.dtype).eps
+        if bool((value < -rounding * outputs.detach().abs().clamp_min(1).amax(1)).any()):
             raise ValueError(
                 f"`criterion__curvature='sqrt'` needs a loss >= 0; {self} is {value.min().item():.3g} for a sample. "
                 "Pass another criterion, or 'ggn' where the loss has it."
             )
-        residual = (2 * value).sqrt()
+        residual = (2 * value.clamp_min(0)).sqrt()
         factor = torch.where(value[:, None] > 0, self.gradient(outputs, targets) / residual[:, None], 0.0)
         return residual[:, None], factor[:, None, :]
 
@@ -159,7 +162,8 @@ def like_outputs(outputs: Tensor, targets: Any, loss: Loss) -> Any:
     if targets.numel() != outputs.numel() or targets.shape[:1] != outputs.shape[:1]:
         raise ValueError(
             f"{loss} needs one target per output; the module returns {tuple(outputs.shape)} and the target has shape "
-            f"{tuple(targets.shape)}. Make the module's number of outputs match y."
+            f"{tuple(targets.shape)}. Make the module's number of outputs match y; a formula has one, a function that "
+            "sklm.curve takes may return more with torch.stack([...], 1)."
         )
     return targets.to(outputs.dtype).reshape(outputs.shape)
 

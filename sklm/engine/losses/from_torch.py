@@ -18,8 +18,8 @@ class TorchLoss(Loss):
     """A torch loss module, in torch's own scaling: the mean over a sample's outputs, or the sum if it says so.
 
     `MSELoss`, `L1Loss`, `HuberLoss`, `SmoothL1Loss`, `PoissonNLLLoss`, `CrossEntropyLoss`, `BCELoss` and
-    `BCEWithLogitsLoss` use the Gauss-Newton curvature of their twin in this module; every other loss >= 0 with a
-    ``reduction`` attribute the square-root trick by autograd.
+    `BCEWithLogitsLoss` (the last two without ``weight``) use the Gauss-Newton curvature of their twin in this module;
+    every other loss >= 0 with a ``reduction`` attribute the square-root trick by autograd.
 
     Parameters
     ----------
@@ -36,6 +36,12 @@ class TorchLoss(Loss):
             raise ValueError(
                 "`criterion` must be a torch loss with a `reduction` attribute; "
                 f"got {criterion!r}. Subclass sklm.losses.Loss instead."
+            )
+        weight = criterion.weight if isinstance(criterion, (nn.BCELoss, nn.BCEWithLogitsLoss)) else None
+        if weight is not None and weight.ndim > 1 and len(weight) > 1:
+            raise ValueError(
+                f"`criterion` must have a weight per output; got one of shape {tuple(weight.shape)}. Pass weights of "
+                "samples as `sample_weight` of fit, or `weights` of a step."
             )
         super().__init__(curvature="sqrt")
         self.sums = criterion.reduction in ("sum", "batchmean")
@@ -66,6 +72,11 @@ class TorchLoss(Loss):
         if not isinstance(values, Tensor) or values.shape[:1] != outputs.shape[:1]:
             raise ValueError(f"{self} must return one loss per sample with reduction='none'; pass another criterion.")
         values = values.reshape(len(outputs), -1)
+        if values.shape[1] == len(outputs) > 1 == outputs.shape[1]:
+            raise ValueError(
+                f"{self} mixes the samples: it returned {len(values)} x {len(values)} losses. Give targets the shape "
+                f"{tuple(outputs.shape)} of the outputs, and weights of samples as weights of the step."
+            )
         return values.sum(1) if self.sums else values.mean(1)
 
     def ggn(self, outputs: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
@@ -94,8 +105,9 @@ class TorchLoss(Loss):
             return targets
         if self.twin is not None:
             return self.twin.prepare(outputs, targets)
-        fits = isinstance(targets, Tensor) and targets.is_floating_point() and targets.numel() == outputs.numel()
-        return like_outputs(outputs, targets, self) if fits else targets
+        if not isinstance(targets, Tensor) or targets.numel() != outputs.numel():
+            return targets
+        return like_outputs(outputs, targets, self) if targets.is_floating_point() else targets.reshape(outputs.shape)
 
     def check_targets(self, targets: Tensor) -> None:
         if self.twin is not None:
