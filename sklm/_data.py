@@ -56,8 +56,8 @@ class TensorData:
     weights : Tensor of shape (n_samples,) or None
     source : TensorData or None
         The rows before repeated ones were merged.
-    rows_per_weight : float
-        What the weights count as for the evidence, see `sklm.engine.evidence`.
+    counts : Tensor of shape (n_samples,) or None
+        How many rows each stands for in the evidence, see `sklm.engine.evidence`; None where it is the weight.
     """
 
     X: Any
@@ -65,7 +65,14 @@ class TensorData:
     targets: Any = None
     weights: Tensor | None = None
     source: TensorData | None = None
-    rows_per_weight: float = 1.0
+    counts: Tensor | None = None
+
+    @property
+    def rows_per_weight(self) -> float:
+        """How many rows, for the evidence, a weight of one stands for."""
+        if self.weights is None or self.counts is None:
+            return 1.0
+        return float(self.counts[self.weights > 0].sum() / self.weights.sum())
 
     def __len__(self) -> int:
         return count_samples(self.X)
@@ -90,10 +97,11 @@ class TensorData:
     def subset(self, index: np.ndarray) -> Self:
         """Return the samples at `index` as data of their own, of the same class."""
         whole = self.X
-        positions = torch.arange(len(whole)) if isinstance(whole, Reader) else whole
+        positions = torch.arange(len(whole), device="cpu") if isinstance(whole, Reader) else whole
         batch = replace(self, X=positions).take(index)
         inputs = Reader(lambda part: whole.read(index[part]), len(index)) if isinstance(whole, Reader) else batch[0]
-        return type(self)(inputs, batch[1], batch.targets, batch.weights, rows_per_weight=self.rows_per_weight)
+        counts = None if self.counts is None else self.counts[torch.as_tensor(index, device=self.counts.device)]
+        return type(self)(inputs, batch[1], batch.targets, batch.weights, counts=counts)
 
 
 DataT = TypeVar("DataT", bound=TensorData)
@@ -117,10 +125,14 @@ def merge_repeated_rows(data: DataT, dtype: torch.dtype) -> DataT:
     _, first, group = np.unique(rows, return_index=True, return_inverse=True)
     if len(first) == len(data) and data.weights is None:
         return data
-    weights = None if data.weights is None else data.weights.double().cpu().numpy()
+
+    def added(values: Tensor | None) -> Tensor:
+        each = None if values is None else values.double().cpu().numpy()
+        return torch.as_tensor(np.bincount(group, weights=each)).to(data.targets.device, dtype)
+
     merged = data.subset(first)
-    merged.source = data
-    merged.weights = torch.as_tensor(np.bincount(group, weights=weights)).to(data.targets.device, dtype)
+    merged.source, merged.weights = data, added(data.weights)
+    merged.counts = None if data.counts is None else added(data.counts)
     return merged
 
 
@@ -132,9 +144,8 @@ def kept_rows(data: TensorData) -> TensorData | None:
         or sum(tensor.numel() * tensor.element_size() for tensor in tensors(rows.X)) > KEPT_BYTES
     ):
         return None
-    weights = None if rows.weights is None else rows.weights.cpu()
-    inputs = map_tensors(torch.Tensor.cpu, rows.X)
-    return TensorData(inputs, None, rows.targets.cpu(), weights, rows_per_weight=rows.rows_per_weight)
+    weights, counts = (None if part is None else part.cpu() for part in (rows.weights, rows.counts))
+    return TensorData(map_tensors(torch.Tensor.cpu, rows.X), None, rows.targets.cpu(), weights, counts=counts)
 
 
 class Batches:

@@ -189,7 +189,7 @@ class Uncertainty(LMNet):
             ``"wald"``: estimate plus and minus Student's t times the standard error. ``"profile"``: where the profile
             likelihood, refitted with the parameter held, has risen to that t squared, with the classical variance; it
             follows the curvature of the model, and takes some refits per parameter. Needs one output and the squared
-            error or a likelihood.
+            error or a likelihood. Without the prior that the evidence has on biases.
 
         Returns
         -------

@@ -1,5 +1,6 @@
 """The penalty by the evidence, against scikit-learn's BayesianRidge and closed forms."""
 
+import copy
 import pickle
 import warnings
 
@@ -13,9 +14,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import BayesianRidge
 from sklearn.model_selection import GridSearchCV
 from torch import nn
+from torch.utils.data import Subset
 
 from sklm import LevenbergMarquardt, LMClassifier, LMRegressor
-from sklm.engine.evidence import n_rows_of
+from sklm.engine.evidence import counted
 from sklm.engine.losses import CrossEntropy
 from sklm.engine.solvers import JITTER, _inverse_diagonal
 
@@ -413,7 +415,7 @@ def test_all_rows_twice_are_twice_as_many():
     [([0, 1, 2], 3), ([2, 4, 4], 3), ([0.5, 1, 1], 3), ([0, 0.5], 1), ([1e7, 2e7 + 1], 2), ([1, 1], 2)],
 )
 def test_rows_that_weights_stand_for(weights, n_rows):
-    assert n_rows_of(torch.tensor(weights, dtype=torch.float32)) == n_rows
+    assert counted(torch.tensor(weights, dtype=torch.float32)).sum() == n_rows
 
 
 @pytest.mark.parametrize("offset", [50.0, 500.0, -1e4])
@@ -489,3 +491,36 @@ def test_posterior_covariance_with_the_prior_of_the_evidence():
     variance = np.square(y - model.predict(X)).sum() / (40 - n_effective)
     np.testing.assert_allclose(model.residual_variance_, variance, rtol=1e-6)
     np.testing.assert_allclose(model.covariance_, variance * inverse, rtol=1e-6)
+
+
+def test_precisions_of_a_part_count_the_rows_of_the_part():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 3))
+    y = X[:, 0] + 0.3 * rng.normal(size=120)
+    w = np.r_[rng.uniform(0.5, 1.5, 60), 100 * rng.uniform(0.5, 1.5, 60)]
+
+    def split(data, y):
+        return Subset(data, np.arange(60)), Subset(data, np.arange(60, 120))
+
+    part = LMRegressor(train_split=split, random_state=0).fit(X, y, sample_weight=w)
+    alone = LMRegressor(random_state=0).fit(X[:60], y[:60], sample_weight=w[:60])
+    np.testing.assert_allclose(part.alpha_, alone.alpha_, rtol=1e-6)
+    np.testing.assert_allclose(part.n_effective_, alone.n_effective_, rtol=1e-6)
+
+
+def test_a_class_of_weight_zero_is_not_counted():
+    X, y = load_iris(return_X_y=True)
+    settings = {"module__hidden_layer_sizes": (3,), "random_state": 0}
+    by_class = LMClassifier(class_weight={0: 1, 1: 1, 2: 0}, **settings).fit(X, y)
+    by_sample = LMClassifier(**settings).fit(X, y, sample_weight=(y != 2).astype(float))
+    np.testing.assert_allclose(by_class.alpha_, by_sample.alpha_, rtol=1e-8)
+    np.testing.assert_allclose(by_class.predict_proba(X), by_sample.predict_proba(X), rtol=1e-6, atol=1e-9)
+
+
+def test_copies_of_an_optimizer_go_on_with_weights():
+    x = torch.linspace(0, 1, 20, dtype=torch.float64)[:, None]
+    optimizer = LevenbergMarquardt(torch.nn.Linear(1, 1).double(), alpha="bayes", seed=0)
+    optimizer.step(x, torch.sin(3 * x), x[:, 0] + 0.5)
+    others = [copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))]  # noqa: S301
+    losses = [one.step(x, torch.sin(3 * x), x[:, 0] + 0.5).loss for one in (optimizer, *others)]
+    assert losses[1:] == losses[:1] * 2

@@ -991,3 +991,21 @@ def test_a_loss_that_mixes_the_samples_is_refused():
     loss = resolve_loss(Broadcast())
     with pytest.raises(ValueError, match="mixes the samples: it returned 5 x 5 losses"):
         loss.value(outputs, loss.prepare(outputs, torch.ones(5)))
+
+
+def test_several_values_of_a_sample_are_no_broadcast():
+    class Interval(nn.Module):
+        reduction = "mean"
+
+        def forward(self, outputs, targets):
+            return (outputs - targets) ** 2
+
+    outputs, targets = torch.tensor([[0.2], [0.7]]), torch.tensor([[0.0, 1.0], [0.5, 1.0]])
+    loss = resolve_loss(Interval())
+    found = loss.value(outputs, loss.prepare(outputs, targets))
+    assert torch.equal(found, ((outputs - targets) ** 2).mean(1))
+
+
+def test_integer_targets_in_one_long_vector_are_left_alone():
+    outputs, targets = torch.zeros(4, 2), torch.ones(8, dtype=torch.long)
+    assert resolve_loss(nn.SoftMarginLoss()).prepare(outputs, targets) is targets

@@ -1729,7 +1729,7 @@ class WeightedError(SquaredError):
 
 
 @pytest.mark.parametrize("damping", ["nielsen", "fletcher", "standard"])
-@pytest.mark.parametrize("scale", [1.0, 1e4])
+@pytest.mark.parametrize("scale", [1.0, 1e4])  # the first is a control
 def test_saturated_logits_do_not_pass_for_a_minimum(scale, damping):
     generator = torch.Generator().manual_seed(0)
     X = torch.randn(200, 3, generator=generator, dtype=torch.float64)
@@ -1751,11 +1751,11 @@ def test_inference_mode_of_the_caller_is_left_for_the_step():
     x = torch.linspace(0, 1, 20, dtype=torch.float64)[:, None]
     optimizer = LevenbergMarquardt(nn.Linear(1, 1).double())
     with torch.inference_mode():
-        result = optimizer.step(x, 3 * x.numpy()[:, 0].mean() * torch.ones(20, dtype=torch.float64))
+        y = 3 * x - 1
+        result = [optimizer.step(x, y) for _ in range(3)][-1]
         assert torch.is_inference_mode_enabled()
         inside = nn.Linear(1, 1)
-    assert result.accepted
-    assert result.loss < 1e-4
+    assert result.loss < 1e-8
     with pytest.raises(ValueError, match=r"was made in torch\.inference_mode"):
         LevenbergMarquardt(inside)
 

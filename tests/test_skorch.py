@@ -891,3 +891,20 @@ def test_load_params_leaves_no_attribute_of_the_fit_before(tmp_path):
     other.load_params(f_params=str(tmp_path / "weights.pt"))
     np.testing.assert_array_equal(other.predict(X), one.predict(X))
     assert not any(hasattr(other, name) for name in ("loss_", "alpha_", "log_evidence_", "message_", "n_iter_"))
+
+
+@pytest.mark.parametrize("settings", [{"max_epochs": 5, "verbose": 1}, {"alpha": 1.0, "max_epochs": 500}])
+def test_load_best_of_the_last_epoch_leaves_the_attributes(tmp_path, settings):
+    X = np.random.default_rng(0).normal(size=(40, 2))
+    checkpoint = Checkpoint(dirname=str(tmp_path), load_best=True, monitor="train_loss_best")
+    model = LMRegressor(callbacks=[checkpoint], **{"alpha": 0.0, "random_state": 0, **settings})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(X, np.sin(X[:, 0]))
+    assert model.n_iter_ == len(model.history_)
+    assert model.loss_ == model.history_[-1, "train_loss"]
+    assert model.message_
+    loss = model.loss_
+    model.save_params(f_optimizer=str(tmp_path / "optimizer.pt"))
+    model.load_params(f_optimizer=str(tmp_path / "optimizer.pt"))
+    assert model.loss_ == loss

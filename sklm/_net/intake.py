@@ -31,7 +31,7 @@ from sklm._data import (
 from sklm._device import dtype_name, resolve_device, resolve_dtype
 from sklm._net.parameters import Parameterized, init_takes_weights
 from sklm.curves import Curve, is_curve
-from sklm.engine.evidence import check_alpha, n_rows_of
+from sklm.engine.evidence import check_alpha, counted
 from sklm.engine.inputs import Reader
 
 MANY_ROWS = 2**18  # a curve with as many starts from a fit to some of them
@@ -83,8 +83,7 @@ class WithData(Parameterized):
         if sample_weight is not None:
             sample_weight = sample_weight.detach().cpu() if isinstance(sample_weight, Tensor) else sample_weight
             weights = _check_sample_weight(sample_weight, labels, dtype=np.float64, ensure_non_negative=True)
-        n_rows = None if weights is None else n_rows_of(torch.tensor(weights))
-        weights = self._reweighted(labels, weights)
+        given, weights = weights, self._reweighted(labels, weights)
         if reset:
             dtype = "float64" if is_curve(self.module) and dtype_name(self.dtype) == "auto" else self.dtype
             self.dtype_ = resolve_dtype(dtype, arrays, self.device_, targets)
@@ -92,7 +91,8 @@ class WithData(Parameterized):
         inputs = convert(arrays) if source is None else self._reader(source, self.dtype_)
         data = Data(inputs, labels, convert(targets), None if weights is None else self._convert_weights(weights))
         if weights is not None:
-            data.rows_per_weight = (len(data) if n_rows is None else n_rows) / float(weights.sum())
+            counts = np.ones(n_samples) if given is None else counted(torch.tensor(given)).numpy()
+            data.counts = None if np.array_equal(counts, weights) else convert(counts)
         if self.train_split is None:  # which may go by positions
             data = _with_weight(data)
         sees_rows = self.early_stopping or self.train_split or isinstance(self.callbacks, list)

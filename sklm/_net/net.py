@@ -476,7 +476,9 @@ class LMNet(WithParts):
         try:
             super().load_params(*args, **kwargs)
             self._is_new = False  # the scaling of the module comes from the file
-            for name in (*FOUND, "_training_rows", "_inferred"):
+            has_params = any(args[:1]) or kwargs.get("f_params") or kwargs.get("checkpoint")
+            found = FOUND if has_params and "_run" not in self.__dict__ else ()  # a fit sets them at its end
+            for name in (*found, "_training_rows", "_inferred"):
                 self.__dict__.pop(name, None)
         finally:
             self.device = requested

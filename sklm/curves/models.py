@@ -159,7 +159,7 @@ class PowerLaw(SeparableCurve):
 def _sigmoid_grid(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return centers, also beyond the data, and positive widths."""
     low, high, span = extent(x)
-    centers = torch.linspace(low - span / 2, high + span / 2, 49, dtype=x.dtype)
+    centers = torch.linspace(low - span / 2, high + span / 2, 49, dtype=x.dtype, device=x.device)
     return centers, span * powers_of_ten(-2.3, 0.2, 16)
 
 

@@ -145,7 +145,7 @@ def _weideman() -> tuple[float, list[float]]:
     """Return the scale L and the coefficients of Weideman's polynomial, highest power first."""
     half = 2 * N_TERMS
     scale = math.sqrt(N_TERMS / math.sqrt(2))
-    angles = torch.arange(-half + 1, half, dtype=torch.float64) * (math.pi / half)
+    angles = torch.arange(-half + 1, half, dtype=torch.float64, device="cpu") * (math.pi / half)
     t = scale * torch.tan(angles / 2)
     samples = torch.cat([t.new_zeros(1), torch.exp(-t.square()) * (scale**2 + t.square())])
     coefficients = torch.fft.fft(torch.fft.fftshift(samples)).real / (2 * half)
@@ -207,7 +207,7 @@ def place_peak(
         gap = span / len(x)
         width = max(float(x[high] - x[low]), gap)
         middle = float((x[low] + x[high]) / 2)
-        centers = middle + width * torch.linspace(-0.8, 0.8, 17, dtype=x.dtype)
+        centers = middle + width * torch.linspace(-0.8, 0.8, 17, dtype=x.dtype, device=x.device)
         fwhms = width * powers_of_ten(-0.6, 0.6, 9)
         near = (x >= middle - 4 * width) & (x <= middle + 4 * width)
         x, y, weights = x[near], y[near], weights[near]

@@ -65,7 +65,7 @@ def thinned(x: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tens
     """
     x, y, weights = (part.detach().cpu().double() for part in (x, y, weights))
     if len(x) > MAX_ROWS:
-        places = torch.arange(MAX_ROWS, dtype=torch.float64) * ((math.sqrt(5) - 1) / 2) % 1
+        places = torch.arange(MAX_ROWS, dtype=torch.float64, device="cpu") * ((math.sqrt(5) - 1) / 2) % 1
         rows = torch.unique((places * len(x)).long())
         x, y, weights = x[rows], y[rows], weights[rows]
     total = float(weights.sum())
@@ -105,7 +105,7 @@ def best_candidate(
     norms = stack.square().sum(1, keepdim=True).sqrt()
     norms = torch.where(norms > 0, norms, 1.0)
     stack = stack / norms
-    gram = stack.mT @ stack + RIDGE * torch.eye(stack.shape[2]).to(stack)
+    gram = stack.mT @ stack + RIDGE * torch.eye(stack.shape[2], device=stack.device).to(stack)
     solution = torch.linalg.solve(gram, stack.mT @ target)
     losses = (stack @ solution - target).square().sum((1, 2)) + RIDGE * solution.square().sum((1, 2))
     best = int(torch.where(finite & torch.isfinite(losses), losses, torch.inf).argmin())
@@ -120,7 +120,7 @@ def extent(x: Tensor) -> tuple[float, float, float]:
 
 def powers_of_ten(low: float, high: float, n: int) -> Tensor:
     """Return n values from 10**low to 10**high."""
-    return torch.logspace(low, high, n, dtype=torch.float64)
+    return torch.logspace(low, high, n, dtype=torch.float64, device="cpu")
 
 
 def product(**axes: Tensor) -> dict[str, Tensor]:
@@ -154,7 +154,7 @@ def polynomial(x: Tensor, y: Tensor, weights: Tensor, degree: int) -> list[float
     low, high, span = extent(x)
     center, scale = (low + high) / 2, span / 2
     root = weights.sqrt()[:, None]
-    columns = ((x - center) / scale)[:, None] ** torch.arange(degree + 1)
+    columns = ((x - center) / scale)[:, None] ** torch.arange(degree + 1, device=x.device)
     solution = torch.linalg.lstsq(columns * root, y[:, None] * root, driver="gelsd").solution[:, 0].tolist()
     coefficients = columns.new_zeros(degree + 1)
     powers = [columns.new_tensor([-center, 1 / scale]) ** k for k in range(degree + 1)]  # tensors: no overflow errors

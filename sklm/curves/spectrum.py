@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ from torch import Tensor
 from sklm.curves.curve import Bounds, ReadyCurve, merged_bounds
 from sklm.curves.models import checked_count
 from sklm.curves.peaks import Gaussian, Peak, place_peak, scaled
-from sklm.curves.separable import best_candidate, polynomial
+from sklm.curves.separable import best_candidate, polynomial, thinned
 from sklm.engine.losses import SquaredError
 from sklm.engine.multistart import best_of
 
-GUESS_STEPS = 20  # enough to tell the guesses apart
+GUESS_STEPS = 10  # enough to tell the guesses apart
 NARROWEST = 1e-3  # times the largest of several guesses: how near to its only bound a guess may come
+SAME = 1e-3  # relative difference of losses of trials that are taken for one
 N_ROUNDS = 4  # in which each peak is placed again in what the others leave
 
 
@@ -86,7 +88,9 @@ class Peaks(ReadyCurve):
         if self.n_peaks > 1 and all(center is None for center in given):
             for start in starts:
                 trials += _at_extrema(self.peak, x, y, weights, self.n_peaks, start, degree)
-        guesses = [self._named(trial, given, height) for trial in sorted(trials, key=lambda trial: trial[0])]
+        trials.sort(key=lambda trial: trial[0])
+        others = [trial for before, trial in pairwise(trials) if trial[0] > (1 + SAME) * before[0]]
+        guesses = [self._named(trial, given, height) for trial in (trials[0], *others)]
         return guesses[0] if self.n_peaks == 1 else self._best(guesses, x, y * height, weights)
 
     def _best(self, guesses: list[dict[str, float]], x: Tensor, y: Tensor, weights: Tensor) -> dict[str, float]:
@@ -102,13 +106,12 @@ class Peaks(ReadyCurve):
             torch.where(upper.isinf(), lower + margin, lower),
             torch.where(lower.isinf(), upper - margin, upper),
         )
+        rows = thinned(x, y, weights)
         best = best_of(
             lambda x, point: self.function(x, **dict(zip(names, point.unbind(), strict=True))),
             starts,
             SquaredError(),
-            x,
-            y,
-            weights,
+            *rows,
             lower,
             upper,
             steps=GUESS_STEPS,

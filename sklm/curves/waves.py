@@ -20,7 +20,7 @@ def wave_frequencies(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
     (1976). Frequencies go up to half a cycle in the median distance of neighbors.
     """
     low, _, span = extent(x)
-    lowest = torch.linspace(0.2, 3, 29, dtype=x.dtype) / span
+    lowest = torch.linspace(0.2, 3, 29, dtype=x.dtype, device=x.device) / span
     gaps = x.diff()
     gaps = gaps[gaps > 0]
     if not len(gaps):
@@ -29,13 +29,13 @@ def wave_frequencies(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
     places = ((x - low) / span * (bins - 1)).round().long()
     centered = weights * (y - (weights * y).sum() / weights.sum().clamp_min(torch.finfo(y.dtype).tiny))
     spectrum = torch.fft.rfft(x.new_zeros(bins).index_add(0, places, centered), n=4 * bins).abs()
-    frequencies = torch.arange(len(spectrum), dtype=x.dtype) * ((bins - 1) / (4 * bins * span))
+    frequencies = torch.arange(len(spectrum), dtype=x.dtype, device=x.device) * ((bins - 1) / (4 * bins * span))
     keep = frequencies <= 0.5 / float(gaps.median()) * (1 + 1e-9)
     spectrum, frequencies = spectrum[keep], frequencies[keep]
     padded = functional.pad(spectrum, (1, 1))
     peaks = torch.where((spectrum >= padded[:-2]) & (spectrum >= padded[2:]), spectrum, -1.0)
     best = frequencies[torch.argsort(peaks, descending=True, stable=True)[:10]]
-    around = (best[:, None] + torch.linspace(-0.5, 0.5, 9, dtype=x.dtype) / span).reshape(-1)
+    around = (best[:, None] + torch.linspace(-0.5, 0.5, 9, dtype=x.dtype, device=x.device) / span).reshape(-1)
     return torch.cat([lowest, around[around > 0]])
 
 
@@ -69,7 +69,7 @@ class Sine(ReadyCurve):
         return offset + amplitude * torch.sin(2 * math.pi * frequency * x + phase)
 
     def guess(self, x: Tensor, y: Tensor, weights: Tensor) -> dict[str, float]:
-        amplitude, phase, offset, frequency, _ = _guess_wave(x, y, weights, torch.zeros(1, dtype=torch.float64))
+        amplitude, phase, offset, frequency, _ = _guess_wave(x, y, weights, x.new_zeros(1).double().cpu())
         return {"amplitude": amplitude, "frequency": frequency, "phase": phase, "offset": offset}
 
 

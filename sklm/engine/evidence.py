@@ -73,12 +73,12 @@ def check_alpha(alpha: float | str) -> bool:
     return False
 
 
-def n_rows_of(weights: Tensor) -> float:
-    """Return how many rows the weights stand for."""
+def counted(weights: Tensor) -> Tensor:
+    """Return how many rows every weight stands for."""
     is_whole = bool((weights == weights.round()).all()) and float(weights.max()) <= MOST_REPEATS
     if is_whole and math.gcd(*torch.unique(weights).long().tolist()) == 1:
-        return float(weights.sum())
-    return float((weights > 0).sum())
+        return weights
+    return (weights > 0).to(weights)
 
 
 def first_alpha(loss: float, of_constant: float, n_matrices: int) -> float:

@@ -105,7 +105,7 @@ def _refine(
         free = (~held(points, gradient, lower, upper)).to(points) / scale
         scaled = curvature * free[:, :, None] * free[:, None, :]
         slope = gradient * free
-        damped = scaled + damping[:, None, None] * torch.eye(points.shape[1]).to(points)
+        damped = scaled + damping[:, None, None] * torch.eye(points.shape[1], dtype=points.dtype, device=points.device)
         factor, failed = torch.linalg.cholesky_ex(damped)
         step = -torch.cholesky_solve(slope[:, :, None], factor)[:, :, 0]
         expected = -(slope * step).sum(1) - 0.5 * (step * (scaled @ step[:, :, None])[:, :, 0]).sum(1)

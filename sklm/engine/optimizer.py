@@ -49,11 +49,11 @@ from sklm.engine.damping import Damping, resolve_damping
 from sklm.engine.evidence import (
     LOSS_TOLERANCE,
     check_alpha,
+    counted,
     estimate,
     first_alpha,
     known_dispersion,
     loss_of_constant,
-    n_rows_of,
 )
 from sklm.engine.inputs import count_samples, map_tensors
 from sklm.engine.jacobian import DIFFERENCE, ModuleFunction
@@ -364,7 +364,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         settings = [self.param_groups[0]["lr"], self.jacobian_max_rows, id(self.criterion)]
         for part in of_loss:
             settings += [value for value in vars(part).values() if isinstance(value, (bool, int, float, str))]
-        return _State(held, [[tensor._version for tensor in held], flags, settings])
+        return _State(held, [[None if tensor.is_inference() else tensor._version for tensor in held], flags, settings])
 
     def _step(self, batch: Batch, point: Point, fresh: tuple[Any, ...] | None) -> StepResult:
         self._now = batch, point
@@ -439,7 +439,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             share, total = weights / weights.sum(), float(weights.sum())
         n_rows = total
         if weights is not None and self.bayes:
-            n_rows = n_rows_of(weights) if self.rows_per_weight is None else self.rows_per_weight * total
+            ratio = self.rows_per_weight
+            n_rows = float(counted(weights).sum()) if ratio is None else ratio * total
         roots = share.sqrt() if weights is not None else share[:1].sqrt().expand(n_samples)
 
         before = rng_state(function.device)
@@ -830,6 +831,7 @@ _OWN_ATTRIBUTES = (
     "tests",
     "penalized",
     "bayes",
+    "rows_per_weight",
     "_has_alpha",
     "box",
     "acceleration",

@@ -72,7 +72,8 @@ class TorchLoss(Loss):
         if not isinstance(values, Tensor) or values.shape[:1] != outputs.shape[:1]:
             raise ValueError(f"{self} must return one loss per sample with reduction='none'; pass another criterion.")
         values = values.reshape(len(outputs), -1)
-        if values.shape[1] == len(outputs) > 1 == outputs.shape[1]:
+        alike = isinstance(targets, Tensor) and targets.numel() == outputs.numel()
+        if alike and values.shape[1] == len(outputs) > 1 == outputs.shape[1]:
             raise ValueError(
                 f"{self} mixes the samples: it returned {len(values)} x {len(values)} losses. Give targets the shape "
                 f"{tuple(outputs.shape)} of the outputs, and weights of samples as weights of the step."
@@ -105,7 +106,8 @@ class TorchLoss(Loss):
             return targets
         if self.twin is not None:
             return self.twin.prepare(outputs, targets)
-        if not isinstance(targets, Tensor) or targets.numel() != outputs.numel():
+        fits = isinstance(targets, Tensor) and targets.numel() == outputs.numel() and len(targets) == len(outputs)
+        if not fits:
             return targets
         return like_outputs(outputs, targets, self) if targets.is_floating_point() else targets.reshape(outputs.shape)
 
