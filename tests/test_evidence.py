@@ -13,6 +13,7 @@ from sklearn.datasets import load_diabetes, load_iris
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import BayesianRidge
 from sklearn.model_selection import GridSearchCV
+from skorch.callbacks import Callback
 from torch import nn
 from torch.utils.data import Subset
 
@@ -397,7 +398,7 @@ def test_of_precisions_only_the_ratios_count(factor):
 def test_all_rows_twice_are_twice_as_many():
     X, y = load_diabetes(return_X_y=True)
     X, y = X[:60, :3], y[:60] + np.arange(60)
-    settings = {"module__hidden_layer_sizes": (2,), "random_state": 0, "max_epochs": 5, "ftol": None}
+    settings = {"module__hidden_layer_sizes": (2,), "random_state": 0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         twice = LMRegressor(**settings).fit(np.repeat(X, 2, axis=0), np.repeat(y, 2))
@@ -524,3 +525,31 @@ def test_copies_of_an_optimizer_go_on_with_weights():
     others = [copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))]  # noqa: S301
     losses = [one.step(x, torch.sin(3 * x), x[:, 0] + 0.5).loss for one in (optimizer, *others)]
     assert losses[1:] == losses[:1] * 2
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "factor", "seeds"), [(40, 2.0, range(4)), (60, 3.0, range(4)), (200, 5.0, range(3))]
+)
+def test_several_periods_on_few_rows_are_found(n_samples, factor, seeds):
+    grid = np.linspace(-2.5, 2.5, 100)[:, None]
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        x = np.sort(rng.uniform(-3, 3, n_samples))[:, None]
+        y = np.sin(factor * x[:, 0]) + 0.1 * rng.standard_normal(n_samples)
+        model = LMRegressor(random_state=seed).fit(x, y)
+        assert np.square(model.predict(grid) - np.sin(factor * grid[:, 0])).mean() < 0.05
+
+
+def test_the_run_of_higher_evidence_is_kept():
+    rng = np.random.default_rng(0)
+    x = np.sort(rng.uniform(-3, 3, 60))[:, None]
+    y = np.sin(3 * x[:, 0]) + 0.1 * rng.standard_normal(60)
+    callbacks = [Callback()]  # of one's own: they see one run
+    one = LMRegressor(random_state=0, callbacks=callbacks).fit(x, y)
+    two = LMRegressor(random_state=0).fit(x, y)
+    assert two.log_evidence_ > one.log_evidence_ + 10
+    assert two.history_[0, "alpha"] == pytest.approx(one.history_[0, "alpha"] / 100)
+    noise = rng.standard_normal(60)
+    with pytest.warns(ConvergenceWarning, match="the outputs are constant"):
+        one, two = (LMRegressor(random_state=0, callbacks=c).fit(x, noise) for c in (callbacks, []))
+    np.testing.assert_array_equal(one.predict(x), two.predict(x))

@@ -41,7 +41,7 @@ def terminal():
 
 
 def network(**params):
-    return LMRegressor(**{"module__hidden_layer_sizes": (3,), "random_state": 0, "verbose": 1, **params})
+    return LMRegressor(**{"module__hidden_layer_sizes": (3,), "alpha": 1e-3, "random_state": 0, "verbose": 1, **params})
 
 
 # ---------------------------------------------------------------- the bar
@@ -154,7 +154,7 @@ from sklearn.model_selection import GridSearchCV
 from sklm import LMRegressor
 X = np.linspace(-1, 1, 60)[:, None]
 Y = np.sin(3 * X[:, 0]) + 0.1 * np.random.default_rng(0).standard_normal(60)
-model = LMRegressor(module__hidden_layer_sizes=(3,), random_state=0, verbose=1, ftol=1e-3)
+model = LMRegressor(module__hidden_layer_sizes=(3,), alpha=1e-3, random_state=0, verbose=1, ftol=1e-3)
 GridSearchCV(model, {"lr": [0.5, 1.0]}, cv=2, n_jobs=2).fit(X, Y)
 """
 
@@ -181,7 +181,7 @@ def test_workers_draw_no_bar_over_one_another():
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_a_line_per_epoch_in_straight_columns(capsys, early_stopping):
     score = EpochScoring("r2", name="r2", lower_is_better=False, on_train=True)
-    model = network(verbose=2, early_stopping=early_stopping, ftol=1e-3, callbacks=[score]).fit(X, Y)
+    model = network(verbose=2, alpha="auto", early_stopping=early_stopping, ftol=1e-3, callbacks=[score]).fit(X, Y)
     captured = capsys.readouterr()
     assert captured.err == ""
     assert re.fullmatch(r"[ -~\n]+", captured.out)  # no escape codes

@@ -35,6 +35,7 @@ from sklm.engine.selection import resolve_selection
 from sklm.modules import MLP
 
 SECOND_SCALING = "identity"  # of a curve whose first run has not converged: from the same start
+LOW_SHARE = 0.01  # of the first alpha: where the usual one draws the weights to zero, a second run begins with less
 MOST_BAYES_PARAMS = 3000  # for alpha="auto": the evidence takes an inverse in every step
 SOME_ROWS = 2**13  # that a curve with many rows is fitted to first
 CONSTANT = 1e-3  # outputs that vary by no more than this share of the targets
@@ -348,7 +349,7 @@ class WithParts(WithData):
         second = run is not None and run.second
         if second:
             damping.scaling = SECOND_SCALING
-        return LevenbergMarquardt(
+        optimizer = LevenbergMarquardt(
             self.module_,
             self.criterion_,
             lr=self.lr,
@@ -366,6 +367,9 @@ class WithParts(WithData):
             acceleration=self._on_all_rows and (second or "auto"),
             seed=seed,
         )
+        if run is not None and run.low_alpha:
+            optimizer.first_share = LOW_SHARE
+        return optimizer
 
     def _init_from_data(self, data: TensorData) -> None:
         method = getattr(self.module_, "init_from_data", None)

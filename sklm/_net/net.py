@@ -105,6 +105,8 @@ class LMNet(WithParts):
                 run = self._train_once(data, seed, restart, best)
                 if (run.exhausted or run.verdict == "Stopped") and self._is_left_to_us():
                     self._train_once(data, seed, restart, best, second=True)
+                if self._has_two_alphas():
+                    self._train_once(data, seed, restart, best, low_alpha=True)
                 if isinstance(self.module_, Curve):
                     break  # its starts were compared before the fit
             if not best:
@@ -116,9 +118,18 @@ class LMNet(WithParts):
                 self.__dict__.clear()
                 self.__dict__.update(best)
 
-    def _train_once(self, data: Data, seed: int, restart: int, best: dict[str, Any], *, second: bool = False) -> Run:
+    def _train_once(
+        self,
+        data: Data,
+        seed: int,
+        restart: int,
+        best: dict[str, Any],
+        *,
+        second: bool = False,
+        low_alpha: bool = False,
+    ) -> Run:
         """Fit from one start, put the estimator's state in `best` if it is better, and return the run."""
-        run = Run(second=second)
+        run = Run(second=second, low_alpha=low_alpha)
         self._run = run
         try:
             self._initialize_parts(data, seed + restart * RESTART_SEED)
@@ -141,6 +152,12 @@ class LMNet(WithParts):
         ours = self.damping == "nielsen" and not self.get_params_for("damping") and self.max_epochs >= DEFAULT_EPOCHS
         ours = ours and any(tolerance is not None for tolerance in (self.ftol, self.xtol, self.gtol))
         return ours and self._on_all_rows and self.selection is None and self.optimizer_.is_curve
+
+    def _has_two_alphas(self) -> bool:
+        """Return whether the evidence has several maxima, from one of which a large first alpha does not get away."""
+        n_matrices = sum(p.ndim >= 2 for p in self.optimizer_.function.parameters.values())
+        by_evidence = self.optimizer_.bayes and self.optimizer_.param_groups[0]["alpha"] > 0
+        return by_evidence and n_matrices > 1 and self.callbacks in (None, [], "disable")
 
     def _train(self, data: Data, max_epochs: int, title: str = "") -> None:
         with Progress(max_epochs, title, shown=self.verbose == 1) as self._run.progress:

@@ -231,6 +231,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         self.bayes = check_alpha(alpha)
         self._has_alpha = False  # whether a first step has set it
         self.rows_per_weight: float | None = None  # for the evidence; None where the weights of a step tell
+        self.first_share = 1.0  # of the first alpha that the evidence begins with by default
         if self.bayes and (selection is not None or self.solver == "cg"):
             raise ValueError(
                 "`alpha='bayes'` needs the curvature of all parameters, so neither `selection` nor `solver='cg'`; got "
@@ -459,7 +460,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             n_matrices = sum(parameter.ndim >= 2 for parameter in function.parameters.values())
             of_constant = loss_of_constant(self.criterion, outputs, targets, share)
             first = first_alpha(float(share @ self.criterion.value(outputs, targets)), of_constant, n_matrices)
-            group["alpha"] = first * total / n_rows
+            group["alpha"] = self.first_share * first * total / n_rows
             self._has_alpha = True
         batch = Batch(inputs, targets, share, roots, total, n_rows, self._penalty(total, theta), seed, chunk)
         return batch, self._point(batch, theta, outputs)
@@ -832,6 +833,7 @@ _OWN_ATTRIBUTES = (
     "penalized",
     "bayes",
     "rows_per_weight",
+    "first_share",
     "_has_alpha",
     "box",
     "acceleration",
