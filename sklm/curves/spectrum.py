@@ -21,7 +21,7 @@ from sklm.engine.losses import SquaredError
 from sklm.engine.multistart import best_of
 
 GUESS_STEPS = 10  # enough to tell the guesses apart
-NARROWEST = 1e-3  # times the largest of several guesses: how near to its only bound a guess may come
+NARROWEST = 1e-3  # times the median of several guesses: how near to its only bound a guess may come
 SAME = 1e-3  # relative difference of losses of trials that are taken for one
 N_ROUNDS = 4  # in which each peak is placed again in what the others leave
 
@@ -101,7 +101,7 @@ class Peaks(ReadyCurve):
         boxes = self.parameter_bounds | held
         starts = x.new_tensor([[(guess | known)[name] for name in names] for guess in guesses])
         lower, upper = x.new_tensor([boxes.get(name, (-math.inf, math.inf)) for name in names]).unbind(1)
-        margin = NARROWEST * starts.abs().amax(0)  # a peak without a width has no derivative
+        margin = NARROWEST * starts.abs().median(0).values  # a peak without a width or a height has no derivative
         lower, upper = (
             torch.where(upper.isinf(), lower + margin, lower),
             torch.where(lower.isinf(), upper - margin, upper),
