@@ -155,9 +155,8 @@ class LMNet(WithParts):
 
     def _has_two_alphas(self) -> bool:
         """Return whether the evidence has several maxima, from one of which a large first alpha does not get away."""
-        n_matrices = sum(p.ndim >= 2 for p in self.optimizer_.function.parameters.values())
-        by_evidence = self.optimizer_.bayes and self.optimizer_.param_groups[0]["alpha"] > 0
-        return by_evidence and n_matrices > 1 and self.callbacks in (None, [], "disable")
+        several = self.optimizer_.function.n_matrices > 1  # of a linear module there is one
+        return self._estimates_alpha and several and self.callbacks in (None, [], "disable")
 
     def _train(self, data: Data, max_epochs: int, title: str = "") -> None:
         with Progress(max_epochs, title, shown=self.verbose == 1) as self._run.progress:
@@ -191,10 +190,10 @@ class LMNet(WithParts):
             self._finish(restore=True)
             raise
         self._finish(restore=bool(self.early_stopping) or self._by_evidence)
-        left, history, message = self.optimizer_.function.vector(), self.history_, getattr(self, "message_", "")
+        left, history = self.optimizer_.function.vector(), self.history_
         self.notify("on_train_end", X=data.X, y=data.y)
         if not torch.equal(left, self.optimizer_.function.vector()):
-            self._follow_callback(message, is_described=self.history_ is not history)
+            self._follow_callback(is_described=self.history_ is not history)
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
         """Call the hook of the net and of every callback; after an epoch, decide whether to go on.
@@ -341,9 +340,14 @@ class LMNet(WithParts):
             run.best_score = math.inf  # losses after a step on a batch of another size do not compare
 
     @property
+    def _estimates_alpha(self) -> bool:
+        """Whether alpha comes from the evidence."""
+        return self.optimizer_.bayes and self.optimizer_.param_groups[0]["alpha"] > 0
+
+    @property
     def _by_evidence(self) -> bool:
         """Whether epochs are compared by their evidence: losses with different alpha do not compare."""
-        return self.optimizer_.bayes and self.optimizer_.param_groups[0]["alpha"] > 0 and not self.early_stopping
+        return self._estimates_alpha and not self.early_stopping
 
     def _finish(self, *, restore: bool) -> None:
         """Set the fitted attributes; with `restore`, go back to the best parameters of this run."""
@@ -391,7 +395,7 @@ class LMNet(WithParts):
             if math.isfinite(last.get(name, math.nan)):
                 setattr(self, f"{name}_", last[name])
 
-    def _follow_callback(self, message: str, *, is_described: bool) -> None:
+    def _follow_callback(self, *, is_described: bool) -> None:
         """Set the fitted attributes anew for parameters that a callback has loaded, from the history if it has that."""
         rows, train = [row for row in self.history if "train_loss" in row], self._run.train
         if rows:
@@ -401,8 +405,7 @@ class LMNet(WithParts):
                 self.__dict__.pop(name, None)
             self.loss_ = self.optimizer_.loss(train.X, train.targets, train.weights)
             self.optimizer_.forget()
-        self.converged_ = self._run.verdict == "Converged"
-        ended = message.partition(": ")[0].removesuffix(".")
+        ended = self.message_.partition(": ")[0].removesuffix(".")
         self.message_ = f"{ended}; the parameters are those that a callback has loaded."
 
     def _warn_not_converged(self, *, on_all: bool) -> None:

@@ -83,15 +83,16 @@ class Peaks(ReadyCurve):
         degree = len(BACKGROUNDS[self.background]) - 1
         starts = _backgrounds(x, y, weights, degree)
         trials = [_place_all(self.peak, x, y, weights, given, start, degree, 1.0) for start in starts]
-        if self.n_peaks > 1:
-            trials += [_place_all(self.peak, x, y, weights, given, start, degree, 0.5) for start in starts]
-        if self.n_peaks > 1 and all(center is None for center in given):
+        if self.n_peaks == 1:
+            return self._named(min(trials, key=lambda trial: trial[0]), given, height)
+        trials += [_place_all(self.peak, x, y, weights, given, start, degree, 0.5) for start in starts]
+        if all(center is None for center in given):
             for start in starts:
                 trials += _at_extrema(self.peak, x, y, weights, self.n_peaks, start, degree)
         trials.sort(key=lambda trial: trial[0])
         others = [trial for before, trial in pairwise(trials) if trial[0] > (1 + SAME) * before[0]]
         guesses = [self._named(trial, given, height) for trial in (trials[0], *others)]
-        return guesses[0] if self.n_peaks == 1 else self._best(guesses, x, y * height, weights)
+        return self._best(guesses, x, y * height, weights)
 
     def _best(self, guesses: list[dict[str, float]], x: Tensor, y: Tensor, weights: Tensor) -> dict[str, float]:
         """Return the guess that some steps improve most, with what they make of it."""

@@ -162,6 +162,11 @@ class ModuleFunction:
         """Which numbers the L2 penalty is on: those of weight matrices, not of biases or constants of a curve."""
         return self.per_element(lambda parameter: parameter.ndim >= 2)
 
+    @property
+    def n_matrices(self) -> int:
+        """How many parameters the L2 penalty is on."""
+        return sum(parameter.ndim >= 2 for parameter in self.parameters.values())
+
     def outputs(
         self, vector: Tensor, inputs: Any, *, seed: int | None = None, chunk: int = 0, keep: bool = False
     ) -> Tensor:

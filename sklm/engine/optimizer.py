@@ -457,9 +457,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if draws:
             outputs = function.outputs(theta, inputs, seed=seed, chunk=chunk)
         if self.bayes and not self._has_alpha and self.penalized.any():
-            n_matrices = sum(parameter.ndim >= 2 for parameter in function.parameters.values())
             of_constant = loss_of_constant(self.criterion, outputs, targets, share)
-            first = first_alpha(float(share @ self.criterion.value(outputs, targets)), of_constant, n_matrices)
+            first = first_alpha(float(share @ self.criterion.value(outputs, targets)), of_constant, function.n_matrices)
             group["alpha"] = self.first_share * first * total / n_rows
             self._has_alpha = True
         batch = Batch(inputs, targets, share, roots, total, n_rows, self._penalty(total, theta), seed, chunk)
