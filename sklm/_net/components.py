@@ -346,7 +346,7 @@ class WithParts(WithData):
     def _build_optimizer(self, seed: int) -> LevenbergMarquardt:
         damping = resolve_damping(self.damping, self.get_params_for("damping"))
         run = self.__dict__.get("_run")
-        second = run is not None and run.second
+        second = run is not None and run.further == "strategy"
         if second:
             damping.scaling = SECOND_SCALING
         optimizer = LevenbergMarquardt(
@@ -367,7 +367,7 @@ class WithParts(WithData):
             acceleration=self._on_all_rows and (second or "auto"),
             seed=seed,
         )
-        if run is not None and run.low_alpha:
+        if run is not None and run.further == "alpha":
             optimizer.first_share = LOW_SHARE
         return optimizer
 

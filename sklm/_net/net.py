@@ -1,4 +1,4 @@
-"""Training, inference and saving."""
+"""Training and inference."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import skorch
 import torch
-from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklm._data import Batch, Batches
-from sklm._device import draw_seed, is_available
-from sklm._net.components import NoStartError, WithParts
+from sklm._device import draw_seed
+from sklm._net.components import NoStartError
 from sklm._net.intake import Data
 from sklm._net.run import MeanLoss, PrintLog, Run, StopTraining, raised_by_callback
+from sklm._net.saving import WithFiles
 from sklm._progress import Progress
 from sklm.curves import Curve
 from sklm.engine.inputs import Reader, call_module, chunks, tensors
@@ -30,17 +29,6 @@ from sklm.modules import MLP
 PREDICT_ROWS = 65_536  # rows per forward pass outside training: bounds the memory of hidden layers
 SECOND_EPOCHS = 10  # times as many for a curve whose first run has not converged
 DEFAULT_EPOCHS = 100
-FOUND = (
-    "n_iter_",
-    "loss_",
-    "loss_curve_",
-    "converged_",
-    "message_",
-    "alpha_",
-    "n_effective_",
-    "log_evidence_",
-    "_epoch",
-)
 EVIDENCE = ("alpha", "n_effective", "log_evidence")
 EVIDENCE_NOISE = 5.0  # of the log evidence of a network: its curvature is an approximation
 LINEAR = 1e-3  # distance of the gain ratio from 1
@@ -50,7 +38,7 @@ LEAST_FALL, GROWTH, ALL = 0.01, 4, 2**30
 RESTART_SEED = 0x9E3779B1  # odd, as torch takes seeds modulo 2**32; far from those of the epochs of a run
 
 
-class LMNet(WithParts):
+class LMNet(WithFiles):
     """What `LMRegressor` and `LMClassifier` share; see the text of the package."""
 
     @property
@@ -104,9 +92,9 @@ class LMNet(WithParts):
             for restart in range(self.n_init):
                 run = self._train_once(data, seed, restart, best)
                 if (run.exhausted or run.verdict == "Stopped") and self._is_left_to_us():
-                    self._train_once(data, seed, restart, best, second=True)
+                    self._train_once(data, seed, restart, best, "strategy")
                 if self._has_two_alphas():
-                    self._train_once(data, seed, restart, best, low_alpha=True)
+                    self._train_once(data, seed, restart, best, "alpha")
                 if isinstance(self.module_, Curve):
                     break  # its starts were compared before the fit
             if not best:
@@ -124,13 +112,11 @@ class LMNet(WithParts):
         seed: int,
         restart: int,
         best: dict[str, Any],
-        *,
-        second: bool = False,
-        low_alpha: bool = False,
+        further: str = "",
     ) -> Run:
         """Fit from one start, put the estimator's state in `best` if it is better, and return the run."""
-        run = Run(second=second, low_alpha=low_alpha)
-        self._run = run
+        self._run = run = Run(further=further)
+        second = further == "strategy"
         try:
             self._initialize_parts(data, seed + restart * RESTART_SEED)
             self._split_seed = seed  # one split for all starts
@@ -169,7 +155,7 @@ class LMNet(WithParts):
             self.fit_loop(data, epochs=max_epochs)
             run.exhausted = True
             run.verdict, run.reason = "Not converged", f"max_epochs={self.max_epochs} reached"
-            if run.second:
+            if run.further == "strategy":
                 run.reason += f", and {SECOND_EPOCHS} times as many with a second strategy"
         except StopTraining:
             pass
@@ -478,62 +464,3 @@ class LMNet(WithParts):
         outputs = self._outputs(X)
         mean: np.ndarray = self.criterion_.mean(outputs).numpy()
         return mean
-
-    # ------------------------------------------------------------------ saving
-
-    def load_params(self, *args: Any, **kwargs: Any) -> None:
-        """Load module, optimizer and history from files, as skorch does, to the device in use.
-
-        Parameters
-        ----------
-        *args, **kwargs
-            ``f_params``, ``f_optimizer``, ``f_criterion``, ``f_history``, ``checkpoint``, ``use_safetensors``.
-        """
-        if not self.initialized_:
-            self.initialize()
-        requested = self.device
-        self.device = str(self.device_)
-        try:
-            super().load_params(*args, **kwargs)
-            self._is_new = False  # the scaling of the module comes from the file
-            has_params = any(args[:1]) or kwargs.get("f_params") or kwargs.get("checkpoint")
-            found = FOUND if has_params and "_run" not in self.__dict__ else ()  # a fit sets them at its end
-            for name in (*found, "_training_rows", "_inferred"):
-                self.__dict__.pop(name, None)
-        finally:
-            self.device = requested
-
-    def trim_for_prediction(self) -> None:
-        """Drop what only training needs, as skorch does; for good. `predict` stays, standard errors do not."""
-        kept = self.criterion, self.criterion_
-        if isinstance(self.callbacks, list):
-            self.callbacks = list(self.callbacks)  # skorch clears it
-        super().trim_for_prediction()
-        self.criterion, self.criterion_ = kept
-        for name in ("_training_rows", "_inferred"):
-            self.__dict__.pop(name, None)
-
-    def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = dict(BaseEstimator.__getstate__(self))
-        state.pop("_run", None)  # of a fit whose callback saves
-        if self.initialized_ and self.device_.type != "cpu":
-            parts = {name: state[name] for name in ("module_", "criterion_", "optimizer_")}
-            parts = copy.deepcopy(parts)  # together: the optimizer holds the module
-            parts["module_"].cpu()
-            parts["criterion_"].cpu()
-            state.update(parts)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        BaseEstimator.__setstate__(self, state)
-        if not self.initialized_ or self.device_.type == "cpu":
-            return
-        if not is_available(self.device_):
-            warnings.warn(
-                f"fitted on {self.device_}, which is not available here; the estimator is now on the CPU.",
-                skorch.exceptions.DeviceWarning,
-                stacklevel=2,
-            )
-            self.__dict__["device_"] = torch.device("cpu")
-        self.module_.to(self.device_)
-        self.criterion_.to(self.device_)

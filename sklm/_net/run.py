@@ -62,8 +62,7 @@ class Run:
     verdict: str = ""  # how training ended; empty while it goes on
     exhausted: bool = False
     is_constant: bool = False  # with evidence: whether it left no weight
-    second: bool = False  # whether this is the second strategy
-    low_alpha: bool = False  # with evidence: whether the first alpha is a small one
+    further: str = ""  # "strategy" or "alpha": another one than the first run from the same start had
     start: str = ""  # which one of several
     score: float = math.inf  # what runs are compared by
     train: TensorData | None = None  # the rows used for training

@@ -32,11 +32,10 @@ The module is evaluated functionally; its parameters are written once, when a st
 from __future__ import annotations
 
 import math
-import operator
 import secrets
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -55,7 +54,7 @@ from sklm.engine.evidence import (
     known_dispersion,
     loss_of_constant,
 )
-from sklm.engine.inputs import count_samples, map_tensors
+from sklm.engine.inputs import count_samples
 from sklm.engine.jacobian import DIFFERENCE, ModuleFunction
 from sklm.engine.linearization import Batch, Linearization, Point
 from sklm.engine.losses import Loss, resolve_loss
@@ -64,6 +63,7 @@ from sklm.engine.modes import preserved_rng, rng_state, steady_batchnorm
 from sklm.engine.result import StepResult
 from sklm.engine.selection import Selection, resolve_selection
 from sklm.engine.solvers import QR, SubProblem, choose_solver
+from sklm.engine.state import State, state_of
 from sklm.engine.trial import check_reach
 
 MINIMUM_GAIN_RATIO = 1e-4  # as MINPACK; smaller gains may be rounding
@@ -78,22 +78,6 @@ LAST = 1e-14  # relative offset that a step will leave, from which on it is the 
 SHORTEST_STEP = 1 / 8  # Gauss-Newton steps overshoot where residuals are large: they are halved down to this
 OFFSET_LIMIT = 1e-3  # of Bates and Watts 1981, "A relative offset orthogonality convergence criterion"
 ROUNDING = 1e3  # times the machine epsilon: of the loss, where residuals are as large as the outputs
-
-
-@dataclass(frozen=True)
-class _State:
-    """Tensors, compared by identity, and other values."""
-
-    tensors: list[Tensor]
-    others: list[Any]
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, _State)
-            and len(self.tensors) == len(other.tensors)
-            and all(map(operator.is_, self.tensors, other.tensors))
-            and self.others == other.others
-        )
 
 
 class LevenbergMarquardt(torch.optim.Optimizer):
@@ -223,7 +207,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         self.triangle: tuple[Tensor, Tensor] | None = None
         self._inputs: Any = None  # of the last step
         self._repeats = False  # whether this step and the last are on the same inputs
-        self._state: _State | None = None
+        self._state: State | None = None
         self._now: tuple[Batch, Point] | None = None
         self.seed = secrets.randbits(48) if seed is None else check_integer("seed", seed, minimum=0)
         self.n_steps = 0
@@ -344,28 +328,11 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         self.function.forget()
         return None
 
-    def _state_of(self, data: tuple[Any, ...]) -> _State | None:
+    def _state_of(self, data: tuple[Any, ...]) -> State | None:
         """Return what the loss at the current parameters depends on, as far as tensors and settings tell."""
-        held: list[Tensor] = []
-        of_loss = list(self.criterion.modules())
-        for part in (*self.function.modules, *of_loss):
-            held += [tensor for tensor in (*part._parameters.values(), *part._buffers.values()) if tensor is not None]
-        if self._now is not None:
-            held.append(self._now[1].outputs)  # the caller has them too
-
-        def hold(tensor: Tensor) -> Tensor:
-            held.append(tensor)
-            return tensor
-
-        try:
-            map_tensors(hold, [part for part in data if part is not None])
-        except ValueError:  # something else than tensors
-            return None
-        flags = [part.training for part in self.function.modules]
-        settings = [self.param_groups[0]["lr"], self.jacobian_max_rows, id(self.criterion)]
-        for part in of_loss:
-            settings += [value for value in vars(part).values() if isinstance(value, (bool, int, float, str))]
-        return _State(held, [[None if tensor.is_inference() else tensor._version for tensor in held], flags, settings])
+        outputs = None if self._now is None else self._now[1].outputs  # the caller has them too
+        settings = [self.param_groups[0]["lr"], self.jacobian_max_rows]
+        return state_of(self.function.modules, self.criterion, (*data, outputs), settings)
 
     def _step(self, batch: Batch, point: Point, fresh: tuple[Any, ...] | None) -> StepResult:
         self._now = batch, point
