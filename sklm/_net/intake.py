@@ -102,9 +102,9 @@ class WithData(Parameterized):
 
     def _convert_weights(self, weights: np.ndarray) -> Tensor:
         found: Tensor = to_tensors(weights, self.dtype_, self.device_)
-        if not bool(torch.isfinite(found).all() & found.any()):
+        if not 0 < float(found.sum()) < math.inf:
             raise ValueError(
-                f"`sample_weight` must be within the range of {self.dtype_}; got {weights.min():g} to "
+                f"`sample_weight` and its sum must be within the range of {self.dtype_}; got {weights.min():g} to "
                 f"{weights.max():g}. Pass dtype='float64', or weights in other units."
             )
         return found

@@ -9,8 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import scipy  # which loads scipy.signal, a second of work, when it is asked for
 import torch
-from scipy.signal import find_peaks, peak_widths
 from torch import Tensor
 
 from sklm.curves.curve import Bounds, ReadyCurve, merged_bounds
@@ -187,10 +187,10 @@ def _at_extrema(
     along = x[order].numpy()
     found: list[tuple[float, float, float]] = []
     for sign in (1, -1):
-        places, properties = find_peaks(sign * values, height=0, prominence=0)
+        places, properties = scipy.signal.find_peaks(sign * values, height=0, prominence=0)
         # a valley between peaks is prominent too, but not on this side of the background
         sizes = np.minimum(properties["prominences"], properties["peak_heights"])
-        left, right = peak_widths(sign * values, places, rel_height=0.5)[2:]
+        left, right = scipy.signal.peak_widths(sign * values, places, rel_height=0.5)[2:]
         fwhms = np.diff(np.interp([left, right], np.arange(1, len(x) + 1), along), axis=0)[0]
         found += zip(sizes, along[places - 1], fwhms, strict=True)
     if len(found) < n_peaks:

@@ -62,8 +62,19 @@ def find_starts(
     names = list(start)
     places = {name: i for i, name in enumerate(names)}
 
-    def outputs(vector: Tensor) -> Tensor:
+    def outputs(vector: Tensor, X: Tensor = X) -> Tensor:
         return evaluate(X, dict(zip(names, vector.unbind(), strict=True)))
+
+    zero = torch.zeros_like(X)
+
+    def along(vector: Tensor, place: int) -> Tensor:
+        unit = torch.zeros_like(vector).index_fill(0, torch.tensor(place, device=vector.device), 1.0)
+        # without a tangent of X torch would import its compiler, which takes a second
+        tangent: Tensor = torch.func.jvp(outputs, (vector, X), (unit, zero))[1]
+        return tangent
+
+    def jacobian(vector: Tensor) -> Tensor:
+        return torch.stack([along(vector, place) for place in range(len(names))], 1)
 
     group = max(N_CANDIDATES // n_starts, MIN_GROUP)
     candidates = y.new_tensor([start[name] for name in names]).repeat(n_starts * group, 1)
@@ -73,9 +84,9 @@ def find_starts(
         candidates[:, places[name]] = _clip(values, box.get(name))
     with warnings.catch_warnings():  # torch's own, when forward mode is first used
         warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
-        linear = _linear(outputs, candidates, [places[name] for name in moved if name not in centers])
+        linear = _linear(jacobian, candidates, [places[name] for name in moved if name not in centers])
         if linear:
-            candidates = _solve_linear(outputs, candidates, linear, y, weights)
+            candidates = _solve_linear(outputs, along, candidates, linear, y, weights)
             for name in moved:
                 candidates[:, places[name]] = _clip(candidates[:, places[name]], box.get(name))
         values = torch.vmap(outputs, chunk_size=N_CANDIDATES)(candidates)
@@ -83,7 +94,7 @@ def find_starts(
         losses = torch.where(torch.isfinite(losses), losses, torch.inf).reshape(n_starts, group)
         order = torch.argsort(losses, dim=1)[:, :N_BEST]
         best = torch.take_along_dim(candidates.reshape(n_starts, group, -1), order[:, :, None], dim=1)
-        jacobians = torch.vmap(torch.func.jacfwd(outputs), chunk_size=N_CANDIDATES)(best.flatten(0, 1))
+        jacobians = torch.vmap(jacobian, chunk_size=N_CANDIDATES)(best.flatten(0, 1))
         smooth = torch.isfinite(jacobians).flatten(1).all(1).reshape(order.shape)
     first = (smooth & (best.abs() < LARGEST).all(2)).long().argmax(1)
     chosen = best[torch.arange(n_starts, device=best.device), first]
@@ -123,13 +134,13 @@ def _draw(n: int, X: Tensor, y: Tensor, around: float | None, bounds: tuple[floa
     return torch.where(flip, -values, values)
 
 
-def _linear(outputs: Callable[[Tensor], Tensor], candidates: Tensor, places: list[int]) -> list[int]:
+def _linear(jacobian: Callable[[Tensor], Tensor], candidates: Tensor, places: list[int]) -> list[int]:
     """Return the parameters among `places` that enter linearly, given all others.
 
     Together they must leave their own derivatives alone, at every one of some candidates that tells: where no
     derivative has overflowed or vanished.
     """
-    jacobian = torch.vmap(torch.func.jacfwd(outputs))
+    jacobian = torch.vmap(jacobian)
     one, other = candidates[:LINEAR_TRIALS], candidates[LINEAR_TRIALS : 2 * LINEAR_TRIALS]
     reference = jacobian(one)
     found: list[int] = []
@@ -147,19 +158,19 @@ def _linear(outputs: Callable[[Tensor], Tensor], candidates: Tensor, places: lis
 
 
 def _solve_linear(
-    outputs: Callable[[Tensor], Tensor], candidates: Tensor, linear: list[int], y: Tensor, weights: Tensor
+    outputs: Callable[[Tensor], Tensor],
+    along: Callable[[Tensor, int], Tensor],
+    candidates: Tensor,
+    linear: list[int],
+    y: Tensor,
+    weights: Tensor,
 ) -> Tensor:
     """Return the candidates with their linear parameters at the weighted least-squares solution."""
     candidates = candidates.clone()
     candidates[:, linear] = 0.0
 
     def base_and_slopes(vector: Tensor) -> tuple[Tensor, Tensor]:
-        def of_linear(part: Tensor) -> Tensor:
-            return outputs(vector.index_copy(0, torch.tensor(linear, device=vector.device), part))
-
-        zero = vector[linear]
-        slopes = [torch.func.jvp(of_linear, (zero,), (unit,))[1] for unit in torch.eye(len(linear)).to(vector)]
-        return of_linear(zero), torch.stack(slopes, 1)
+        return outputs(vector), torch.stack([along(vector, place) for place in linear], 1)
 
     base, slopes = torch.vmap(base_and_slopes, chunk_size=N_CANDIDATES)(candidates)
     root = weights.sqrt()

@@ -6,9 +6,9 @@ and the others, A = H + alpha P + tau Q and phi the dispersion, the Laplace appr
     log evidence = -(D + alpha |theta|_P^2 / 2 + tau |theta|_Q^2 / 2) / phi + (n_P log alpha + n_Q log tau - log det(A)
                    - n log phi) / 2
 
-for n numbers y, D = sum w l, n_P penalized and n_Q other parameters. Its derivatives are zero, as MacKay (1992,
-"Bayesian interpolation" and "A practical Bayesian framework for backpropagation networks") found, and Foresee and Hagan
-(1997, "Gauss-Newton approximation to Bayesian learning") within Levenberg-Marquardt, at
+for n numbers y of normal noise, D = sum w l, n_P penalized and n_Q other parameters. Its derivatives are zero, as
+MacKay (1992, "Bayesian interpolation" and "A practical Bayesian framework for backpropagation networks") found, and
+Foresee and Hagan (1997, "Gauss-Newton approximation to Bayesian learning") within Levenberg-Marquardt, at
 
     alpha = phi gamma_P / |theta|_P^2,      phi = 2 D / (n - gamma),      gamma = gamma_P + gamma_Q,
 
@@ -16,6 +16,8 @@ where gamma_P = n_P - alpha tr_P(A^-1) is the number of penalized parameters tha
 of the others. These, the biases, have a wide prior, of the standard deviation `WIDTH` or more: tau = 2 D / n / WIDTH^2.
 Without one, a unit that has lost its weights would count as well, and on few rows the evidence be best for constants.
 One that is larger than that has itself as standard deviation, as a bias in units of the data may be.
+A robust loss rho belongs to noise of the density exp(-rho(r) / phi) / Z(phi): there n log Z(phi) stands in the place
+of n log(phi) / 2, and phi is where the mean of rho over that noise is D / n + gamma phi / (2 n).
 For likelihoods without a dispersion (classes, counts) phi and 2 D / n are 1. Weights that are whole numbers without a
 common divisor count as repeated rows; of others, such as 1 / sigma^2, only the ratios count, and W is here the number
 of rows: the alpha of the loss with these weights is the one above times their sum over that number.
@@ -27,10 +29,11 @@ import math
 from dataclasses import dataclass
 
 import torch
+from scipy import optimize
 from torch import Tensor
 
 from sklm.engine._checks import check_real
-from sklm.engine.losses import BinaryCrossEntropy, CrossEntropy, Elementwise, Loss, plain_form
+from sklm.engine.losses import BinaryCrossEntropy, Cauchy, CrossEntropy, Elementwise, Loss, plain_form
 from sklm.engine.solvers import SubProblem
 
 WIDTH = 10.0  # of parameters without a penalty, in standard deviations of inputs and targets
@@ -41,6 +44,7 @@ DEEP_SHARE = 0.1  # the same for more than two weight matrices: a large alpha dr
 LARGEST_CHANGE = 10.0  # of alpha in a step: far from the minimum its estimate says little
 LEAST_EFFECTIVE = 1e-3  # number of parameters below which all weights are zero
 LEAST_DOF = 0.01  # of the rows that count for phi, however many parameters there are
+ROUNDING = 1e-12  # relative, of phi
 LOSS_TOLERANCE = 1e-5  # relative reduction of the loss at which the weights have settled, if alpha has: to sqrt(ftol)
 
 
@@ -106,6 +110,21 @@ def known_dispersion(criterion: Loss, n_outputs: int) -> float | None:
     return None if isinstance(plain, Elementwise) else scale
 
 
+def fitted_dispersion(criterion: Elementwise, mean: float, share: float) -> float:
+    """Return phi for a mean of rho, and the share of the rows that is left by the parameters."""
+    largest = max(2 * mean / share, 1e-300)  # that of normal noise, which has the shortest tails
+
+    def excess(phi: float) -> float:
+        return criterion.noise(phi)[1] - (1 - share) / 2 * phi - mean
+
+    if isinstance(criterion, Cauchy):  # no density beyond
+        largest = min(largest, (1 - 1e-9) * criterion.delta**2)
+    least = min(largest, mean) / 4
+    if excess(largest) <= ROUNDING * mean or not least:
+        return largest
+    return float(optimize.brentq(excess, least, largest, xtol=ROUNDING * least))
+
+
 def prior_of_others(
     theta: Tensor, penalized: Tensor, loss: float, n_outputs: int, *, dispersion: float | None
 ) -> Tensor:
@@ -133,8 +152,7 @@ def estimate(
     total: float,
     loss: float,
     n_outputs: int,
-    *,
-    dispersion: float | None,
+    criterion: Loss,
 ) -> Evidence | None:
     """Return what a linearization at theta says, or None where its curvature is not positive definite.
 
@@ -147,10 +165,10 @@ def estimate(
         The present penalty, W, and the mean loss D / W without the penalty.
     n_outputs : int
         Per sample.
-    dispersion : float or None
-        See `known_dispersion`.
+    criterion : Loss
     """
     n_rows = total * n_outputs
+    dispersion = known_dispersion(criterion, n_outputs)
     tau = prior_of_others(theta, penalized, loss, n_outputs, dispersion=dispersion)
     inverse = problem.inverse_diagonal(tau / total)
     if inverse is None:
@@ -164,14 +182,17 @@ def estimate(
     size, of_prior = float(theta[penalized].square().sum()), float(tau @ theta.cpu().double().square())
     phi, of_noise = dispersion, 0.0
     if phi is None:
-        of_noise = n_rows
-        phi = max(2 * total * loss / max(n_rows - decided - of_others, LEAST_DOF * n_rows), 1e-300)
+        plain, unit = plain_form(criterion, n_outputs)
+        assert isinstance(plain, Elementwise)  # noqa: S101 - the others have a known one
+        share = max(1 - (decided + of_others) / n_rows, LEAST_DOF)
+        phi = fitted_dispersion(plain, loss / n_outputs / unit, share) * unit
+        of_noise = n_rows * plain.noise(phi / unit)[0]
     log_evidence = (
         -(total * loss + alpha * size / 2 + of_prior / 2) / phi
         + n_penalized / 2 * math.log(alpha)
         + float(tau[tau > 0].log().sum()) / 2
         - (log_determinant + n_params * math.log(total)) / 2
-        - of_noise / 2 * math.log(phi)
+        - of_noise
     )
     wanted = phi * decided / size if decided >= LEAST_EFFECTIVE and size else alpha  # else there is nothing to fit
     change = min(max(wanted / alpha, 1 / LARGEST_CHANGE), LARGEST_CHANGE)

@@ -51,7 +51,6 @@ from sklm.engine.evidence import (
     counted,
     estimate,
     first_alpha,
-    known_dispersion,
     loss_of_constant,
 )
 from sklm.engine.inputs import count_samples
@@ -364,7 +363,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
                 batch.n_rows,
                 float(batch.weights @ point.values),
                 point.outputs.shape[1],
-                dispersion=known_dispersion(self.criterion, point.outputs.shape[1]),
+                self.criterion,
             )
         if found is None:
             return replace(result, alpha=alpha)
@@ -501,7 +500,10 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         stiffest = largest(problem.diagonal)
         if not math.isfinite(stiffest) or not math.isfinite(largest(problem.gradient)):
             return self._unmoved(point, "failed", "the Jacobian is not finite at the current parameters", solver)
-        if stiffest == 0 == largest(problem.gradient) and problem.residual_norm > 0:
+        if problem.residual_norm == 0 < largest(problem.gradient):
+            reason = f"the squares of the residuals are too small for {point.theta.dtype}; scale the targets"
+            return self._unmoved(point, "failed", reason, solver)
+        if stiffest == 0 == largest(problem.gradient) and problem.residual_norm > 0 and self.selection is None:
             reason = (
                 "the outputs of the module do not depend on its parameters here; compute them with torch operations, "
                 "without .item(), .detach() or .numpy()"
@@ -820,8 +822,8 @@ def _normalized(weights: Tensor | None, n_samples: int, like: Tensor) -> Tensor 
     weights = torch.as_tensor(weights).to(like).reshape(-1)
     if len(weights) != n_samples:
         raise ValueError(f"`weights` must have one number per sample; got {len(weights)} for {n_samples} samples.")
-    if not bool(torch.isfinite(weights).all() & (weights >= 0).all()) or not bool(weights.sum() > 0):
-        raise ValueError("`weights` must be finite and >= 0 with a positive sum; drop the samples that do not count.")
+    if not bool(torch.isfinite(weights).all() & (weights >= 0).all()) or not 0 < float(weights.sum()) < math.inf:
+        raise ValueError("`weights` must be >= 0 with a finite sum above 0; drop the samples that do not count.")
     return weights
 
 

@@ -42,7 +42,7 @@ class CrossEntropy(Loss):
         return F.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
 
     def value(self, outputs: Tensor, targets: Any) -> Tensor:
-        return -(targets * outputs.log_softmax(1)).sum(1)
+        return -torch.where(targets == 0, 0.0, targets * outputs.log_softmax(1)).sum(1)  # a logit may be -inf
 
     def gradient(self, outputs: Tensor, targets: Any) -> Tensor:
         return targets.sum(1, keepdim=True) * outputs.softmax(1) - targets

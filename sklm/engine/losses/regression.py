@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import abc
+import math
 from typing import Any
 
 import torch
+from scipy import special
 from torch import Tensor
 
 from sklm.engine._checks import check_real
 from sklm.engine.losses.base import Curvature, Loss, residual_and_diagonal
 
+NEAR_NORMAL = 1e8  # delta^2 / phi from which the noise of a robust loss is normal to rounding
+
 
 class Elementwise(Loss):
-    """Regression losses that are sums of rho(f - y) over the outputs, with weight psi(r) / r."""
+    """Regression losses that are sums of rho(f - y) over the outputs, with weight psi(r) / r.
+
+    They are multiples of the likelihood of noise r with the density exp(-rho(r) / phi) / Z(phi).
+    """
 
     task = "regression"
 
@@ -22,6 +29,10 @@ class Elementwise(Loss):
 
     @abc.abstractmethod
     def _weight(self, residual: Tensor) -> Tensor: ...
+
+    @abc.abstractmethod
+    def noise(self, phi: float) -> tuple[float, float]:
+        """Return log(Z(phi) / sqrt(2 pi)) and the mean of rho(r) for noise r of this dispersion."""
 
     def value(self, outputs: Tensor, targets: Any) -> Tensor:
         values = self._rho(outputs - targets)
@@ -51,6 +62,9 @@ class SquaredError(Elementwise):
     def _weight(self, residual: Tensor) -> Tensor:
         return torch.ones_like(residual)
 
+    def noise(self, phi: float) -> tuple[float, float]:
+        return _normal(phi)
+
     def ggn(self, outputs: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
         residual = outputs - targets
         identity = torch.eye(residual.shape[1], dtype=residual.dtype, device=residual.device)
@@ -77,9 +91,27 @@ class AbsoluteError(Elementwise):
     def _weight(self, residual: Tensor) -> Tensor:
         return 1 / residual.abs().clamp_min(self.smoothing)
 
+    def noise(self, phi: float) -> tuple[float, float]:
+        return math.log(2 * phi) - math.log(2 * math.pi) / 2, phi
+
+
+def _normal(phi: float) -> tuple[float, float]:
+    return math.log(phi) / 2, phi / 2
+
 
 class _Robust(Elementwise):
     delta = 1.0
+
+    def noise(self, phi: float) -> tuple[float, float]:
+        ratio = self.delta**2 / phi
+        if ratio > NEAR_NORMAL:
+            return _normal(phi)
+        log_integral, mean = self._noise(ratio)  # with r in units of sqrt(phi)
+        return log_integral + (math.log(phi) - math.log(2 * math.pi)) / 2, phi * mean
+
+    @abc.abstractmethod
+    def _noise(self, ratio: float) -> tuple[float, float]:
+        """Return log Z and the mean of rho for phi = 1 and delta^2 = ratio."""
 
     def __init__(self, *, delta: float = 1.0, curvature: Curvature | None = None) -> None:
         super().__init__(curvature=curvature)
@@ -106,6 +138,13 @@ class Huber(_Robust):
     def _weight(self, residual: Tensor) -> Tensor:
         return self.delta / residual.abs().clamp_min(self.delta)
 
+    def _noise(self, ratio: float) -> tuple[float, float]:
+        delta, tail = math.sqrt(ratio), math.exp(-ratio / 2)
+        within = math.sqrt(2 * math.pi) * math.erf(delta / math.sqrt(2))
+        integral = within + 2 / delta * tail
+        of_rho = within / 2 - delta * tail + 2 / delta * (1 + ratio / 2) * tail
+        return math.log(integral), of_rho / integral
+
 
 class SoftL1(_Robust):
     """Smooth absolute error, delta^2 (sqrt(1 + (r / delta)^2) - 1). The ``"soft_l1"`` of scipy's `least_squares`.
@@ -124,6 +163,10 @@ class SoftL1(_Robust):
     def _weight(self, residual: Tensor) -> Tensor:
         return (1 + (residual / self.delta).square()).rsqrt()
 
+    def _noise(self, ratio: float) -> tuple[float, float]:  # the hyperbolic distribution
+        zero, one = special.kve(0, ratio), special.kve(1, ratio)
+        return math.log(2 * math.sqrt(ratio) * one), 1 - ratio * float(1 - zero / one)
+
 
 class Cauchy(_Robust):
     """Cauchy's loss, delta^2 / 2 log(1 + (r / delta)^2). The ``"cauchy"`` of scipy's `least_squares`.
@@ -140,6 +183,13 @@ class Cauchy(_Robust):
 
     def _weight(self, residual: Tensor) -> Tensor:
         return 1 / (1 + (residual / self.delta).square())
+
+    def _noise(self, ratio: float) -> tuple[float, float]:  # Student's t with ratio - 1 degrees of freedom
+        if ratio <= 1:
+            return math.inf, math.inf
+        log_integral = math.log(math.pi * ratio) / 2 + math.lgamma((ratio - 1) / 2) - math.lgamma(ratio / 2)
+        mean = ratio / 2 * float(special.digamma(ratio / 2) - special.digamma((ratio - 1) / 2))
+        return log_integral, mean
 
 
 class Poisson(Loss):
