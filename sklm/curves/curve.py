@@ -123,6 +123,11 @@ class Curve(nn.Module):
         return self
 
     @property
+    def given(self) -> dict[str, float]:
+        """Initial values that the user has given, by name."""
+        return {name: self._parameters[name].item() for name in self._given}  # type: ignore[union-attr]
+
+    @property
     def parameter_bounds(self) -> dict[str, tuple[float, float]]:
         return {name: box for name, box in self._box.items() if self._parameters[name].requires_grad}  # type: ignore[union-attr]
 

@@ -38,7 +38,7 @@ class Peak(ReadyCurve):
 
     def guess(self, x: Tensor, y: Tensor, weights: Tensor) -> dict[str, float]:
         x, y, weights, height = scaled(x, y, weights)
-        center = self._parameters["center"].item() if "center" in self._given else None  # type: ignore[union-attr]
+        center = self.given.get("center")
         peak = place_peak(type(self), x, y, weights, center)
         return {name: value * (height if i == 0 else 1) for i, (name, value) in enumerate(peak.items())}
 

@@ -38,7 +38,7 @@ class SeparableCurve(ReadyCurve):
 
     def guess(self, x: Tensor, y: Tensor, weights: Tensor) -> dict[str, float]:
         x, y, weights = thinned(x, y, weights)
-        given = {name: self._parameters[name].item() for name in self._given}  # type: ignore[union-attr]
+        given = self.given
         grid = {name: values.new_tensor([given[name]]).expand_as(values) if name in given else values
                 for name, values in self.candidates(x).items()}  # fmt: skip
         rows = {name: values[:, None] for name, values in grid.items()}

@@ -79,7 +79,7 @@ class Peaks(ReadyCurve):
     def guess(self, x: Tensor, y: Tensor, weights: Tensor) -> dict[str, float]:
         x, y, weights, height = scaled(x, y, weights)
         names = [f"center{k + 1}" for k in range(self.n_peaks)]
-        given = [self._parameters[name].item() if name in self._given else None for name in names]  # type: ignore[union-attr]
+        given = [self.given.get(name) for name in names]
         degree = len(BACKGROUNDS[self.background]) - 1
         starts = _backgrounds(x, y, weights, degree)
         trials = [_place_all(self.peak, x, y, weights, given, start, degree, 1.0) for start in starts]
@@ -97,7 +97,7 @@ class Peaks(ReadyCurve):
     def _best(self, guesses: list[dict[str, float]], x: Tensor, y: Tensor, weights: Tensor) -> dict[str, float]:
         """Return the guess that some steps improve most, with what they make of it."""
         names = list(guesses[0])
-        known = {name: self._parameters[name].item() for name in self._given}  # type: ignore[union-attr]
+        known = self.given
         held = {name: (value, value) for name, value in known.items() if not self._parameters[name].requires_grad}  # type: ignore[union-attr]
         boxes = self.parameter_bounds | held
         starts = x.new_tensor([[(guess | known)[name] for name in names] for guess in guesses])

@@ -16,11 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sklm.engine.losses import SquaredError
+from sklm.engine.multistart import best_of, derivative, jacobian_of
+
 N_CANDIDATES = 2048
+# Where one start is wanted of a curve with so many parameters that are not linear: groups of candidates whose best ones
+# are improved together for some steps. The best of them is the start.
+COMPARED = (1, 1, 8, 16, 32)
+COMPARING_STEPS = 20
 N_BEST = 64  # of them from which one with a finite Jacobian is taken
 MIN_GROUP = 256  # candidates of which a start is the best
 LARGEST = 1e100  # of a parameter: beyond, squares overflow
 LINEAR_TRIALS = 64  # candidates at which linearity is looked at
+SKEW = 10.0  # ratio of the largest to the median x from which a position or a rate may be of any order of magnitude
 MAX_ROWS = 128  # of the data: enough to rank starts
 
 Evaluate = Callable[[Tensor, Mapping[str, Any]], Tensor]
@@ -62,19 +70,17 @@ def find_starts(
     names = list(start)
     places = {name: i for i, name in enumerate(names)}
 
-    def outputs(vector: Tensor, X: Tensor = X) -> Tensor:
+    def curve(X: Tensor, vector: Tensor) -> Tensor:
         return evaluate(X, dict(zip(names, vector.unbind(), strict=True)))
 
-    zero = torch.zeros_like(X)
+    def outputs(vector: Tensor) -> Tensor:
+        return curve(X, vector)
 
     def along(vector: Tensor, place: int) -> Tensor:
-        unit = torch.zeros_like(vector).index_fill(0, torch.tensor(place, device=vector.device), 1.0)
-        # without a tangent of X torch would import its compiler, which takes a second
-        tangent: Tensor = torch.func.jvp(outputs, (vector, X), (unit, zero))[1]
-        return tangent
+        return derivative(curve, X, vector, place)
 
     def jacobian(vector: Tensor) -> Tensor:
-        return torch.stack([along(vector, place) for place in range(len(names))], 1)
+        return jacobian_of(curve, X, vector)
 
     group = max(N_CANDIDATES // n_starts, MIN_GROUP)
     candidates = y.new_tensor([start[name] for name in names]).repeat(n_starts * group, 1)
@@ -91,13 +97,19 @@ def find_starts(
                 candidates[:, places[name]] = _clip(candidates[:, places[name]], box.get(name))
         values = torch.vmap(outputs, chunk_size=N_CANDIDATES)(candidates)
         losses = ((values - y).square() * weights).sum(1)
-        losses = torch.where(torch.isfinite(losses), losses, torch.inf).reshape(n_starts, group)
+        n_groups = n_starts if n_starts > 1 else COMPARED[min(len(moved) - len(linear), len(COMPARED) - 1)]
+        losses = torch.where(torch.isfinite(losses), losses, torch.inf).reshape(n_groups, -1)
         order = torch.argsort(losses, dim=1)[:, :N_BEST]
-        best = torch.take_along_dim(candidates.reshape(n_starts, group, -1), order[:, :, None], dim=1)
+        best = torch.take_along_dim(candidates.reshape(*losses.shape, -1), order[:, :, None], dim=1)
         jacobians = torch.vmap(jacobian, chunk_size=N_CANDIDATES)(best.flatten(0, 1))
         smooth = torch.isfinite(jacobians).flatten(1).all(1).reshape(order.shape)
     first = (smooth & (best.abs() < LARGEST).all(2)).long().argmax(1)
-    chosen = best[torch.arange(n_starts, device=best.device), first]
+    chosen = best[torch.arange(n_groups, device=best.device), first]
+    if n_groups > n_starts:
+        sides = [box.get(name, (-math.inf, math.inf)) if name in moved else (start[name],) * 2 for name in names]
+        lower, upper = chosen.new_tensor(sides).unbind(1)
+        found = best_of(curve, chosen, SquaredError(), X, y, weights, lower, upper, steps=COMPARING_STEPS)
+        chosen = chosen[:1] if found is None else found[None]
     return [dict(zip(names, values, strict=True)) for values in chosen.tolist()]
 
 
@@ -128,9 +140,15 @@ def _draw(n: int, X: Tensor, y: Tensor, around: float | None, bounds: tuple[floa
         10 ** uniform(-1, 0.8),  # an exponent, or another pure number
         uniform(float(y.min()), float(y.max())),  # a level
     ]
+    keep_sign = [1]
+    positive = columns[:, column][columns[:, column] > 0]
+    if low >= 0 and len(positive) and SKEW * float(positive.median()) <= high:  # x is on a logarithmic scale
+        place = 10 ** uniform(math.log10(float(positive.min())), math.log10(high))
+        keep_sign.append(len(roles))
+        roles += [place, 1 / place]
     role = torch.randint(len(roles), (n,)).to(y.device)
     values = torch.stack(roles)[role, torch.arange(n, device=y.device)]
-    flip = (torch.rand(n) < 0.25).to(y.device) & (role != 1)
+    flip = (torch.rand(n) < 0.25).to(y.device) & ~torch.isin(role, torch.tensor(keep_sign, device=y.device))
     return torch.where(flip, -values, values)
 
 

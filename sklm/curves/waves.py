@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -11,50 +12,74 @@ from torch.nn import functional
 from sklm.curves.curve import ReadyCurve
 from sklm.curves.separable import best_candidate, both_signs, extent, powers_of_ten, product, thinned
 
+FASTEST = 5  # times half the number of rows per span: the highest frequency that is looked for in uneven x
+LEFT = 0.5  # share of what slow waves leave of y that a fast one, which could be an alias, must not exceed
 
-def wave_frequencies(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-    """Return promising frequencies: around the highest peaks of a periodogram, and the lowest ones.
+
+def wave_frequencies(x: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return promising slow and fast frequencies: around the highest peaks of a periodogram, and the lowest ones.
 
     The rows are put on a fine even grid for a Fourier transform (as Press and Rybicki 1989, ApJ 338, 277), which costs
     n log n for uneven x too. Its peaks only propose; least squares on the rows decides, as in the periodogram of Lomb
-    (1976). Frequencies go up to half a cycle in the median distance of neighbors.
+    (1976). Slow ones go up to half a cycle in the median distance of neighbors, fast ones from there on.
     """
     low, _, span = extent(x)
     lowest = torch.linspace(0.2, 3, 29, dtype=x.dtype, device=x.device) / span
     gaps = x.diff()
     gaps = gaps[gaps > 0]
     if not len(gaps):
-        return lowest
+        return lowest, lowest[:0]
     bins = 2 ** min(max(6, math.ceil(math.log2(8 * len(x)))), 18)
     places = ((x - low) / span * (bins - 1)).round().long()
     centered = weights * (y - (weights * y).sum() / weights.sum().clamp_min(torch.finfo(y.dtype).tiny))
     spectrum = torch.fft.rfft(x.new_zeros(bins).index_add(0, places, centered), n=4 * bins).abs()
     frequencies = torch.arange(len(spectrum), dtype=x.dtype, device=x.device) * ((bins - 1) / (4 * bins * span))
-    keep = frequencies <= 0.5 / float(gaps.median()) * (1 + 1e-9)
-    spectrum, frequencies = spectrum[keep], frequencies[keep]
+    limit = 0.5 / float(gaps.median()) * (1 + 1e-9)
     padded = functional.pad(spectrum, (1, 1))
     peaks = torch.where((spectrum >= padded[:-2]) & (spectrum >= padded[2:]), spectrum, -1.0)
-    best = frequencies[torch.argsort(peaks, descending=True, stable=True)[:10]]
-    around = (best[:, None] + torch.linspace(-0.5, 0.5, 9, dtype=x.dtype, device=x.device) / span).reshape(-1)
-    return torch.cat([lowest, around[around > 0]])
+
+    def highest(keep: Tensor) -> Tensor:
+        best = frequencies[keep][torch.argsort(peaks[keep], descending=True, stable=True)[:10]]
+        around = (best[:, None] + torch.linspace(-0.5, 0.5, 9, dtype=x.dtype, device=x.device) / span).reshape(-1)
+        return around[around > 0]
+
+    slow = highest(frequencies <= limit)
+    return torch.cat([lowest, slow]), highest((frequencies > limit) & (frequencies <= FASTEST * len(x) / (2 * span)))
 
 
-def _guess_wave(x: Tensor, y: Tensor, weights: Tensor, decays: Tensor) -> tuple[float, float, float, float, float]:
-    """Return amplitude, phase, offset, frequency and decay of the best wave."""
+def _guess_wave(x: Tensor, y: Tensor, weights: Tensor, decays: Tensor, given: Mapping[str, float]) -> dict[str, float]:
+    """Return amplitude, phase, offset, frequency and decay of the best wave with the frequency or decay given."""
     x, y, weights = (part.detach().cpu().double() for part in (x, y, weights))
-    frequencies = wave_frequencies(x, y, weights)
+    grids = wave_frequencies(x, y, weights)
+    if "frequency" in given:
+        grids = decays.new_tensor([given["frequency"]]), decays[:0]
+    if "decay" in given:
+        decays = decays.new_tensor([given["decay"]])
     x, y, weights = thinned(x, y, weights)
-    grid = product(frequency=frequencies, decay=decays)
-    envelope = torch.exp(-grid["decay"][:, None] * x)
-    angle = 2 * math.pi * grid["frequency"][:, None] * x
-    columns = [envelope * angle.sin(), envelope * angle.cos(), torch.ones_like(angle)]
-    best, (sine, cosine, offset) = best_candidate(columns, y, weights)
-    wave = math.hypot(sine, cosine), math.atan2(cosine, sine), offset
-    return *wave, float(grid["frequency"][best]), float(grid["decay"][best])
+    found: dict[str, float] = {}
+    least = math.inf
+    for frequencies in grids:
+        if not len(frequencies):
+            continue
+        grid = product(frequency=frequencies, decay=decays)
+        envelope = torch.exp(-grid["decay"][:, None] * x)
+        angle = 2 * math.pi * grid["frequency"][:, None] * x
+        columns = [envelope * angle.sin(), envelope * angle.cos(), torch.ones_like(angle)]
+        best, coefficients = best_candidate(columns, y, weights)
+        fitted = sum(value * column[best] for value, column in zip(coefficients, columns, strict=True))
+        left = float(weights @ (y - fitted).square())
+        if not found or left < LEFT * least:
+            sine, cosine, offset = coefficients
+            least, found = left, {name: float(values[best]) for name, values in grid.items()}
+            found |= {"amplitude": math.hypot(sine, cosine), "phase": math.atan2(cosine, sine), "offset": offset}
+    return found
 
 
 class Sine(ReadyCurve):
     """Sine wave, offset + amplitude * sin(2 * pi * frequency * x + phase); guessed by a periodogram, for any spacing.
+
+    Frequencies are looked for up to half a cycle per median distance of the rows, and in uneven x up to 2.5 cycles per
+    mean distance, if such a fast wave leaves less than half of what slow ones leave. Give others a start.
 
     Parameters
     ----------
@@ -69,8 +94,8 @@ class Sine(ReadyCurve):
         return offset + amplitude * torch.sin(2 * math.pi * frequency * x + phase)
 
     def guess(self, x: Tensor, y: Tensor, weights: Tensor) -> dict[str, float]:
-        amplitude, phase, offset, frequency, _ = _guess_wave(x, y, weights, x.new_zeros(1).double().cpu())
-        return {"amplitude": amplitude, "frequency": frequency, "phase": phase, "offset": offset}
+        found = _guess_wave(x, y, weights, x.new_zeros(1).double().cpu(), self.given)
+        return {name: found[name] for name in ("amplitude", "frequency", "phase", "offset")}
 
 
 class DampedOscillation(ReadyCurve):
@@ -95,5 +120,4 @@ class DampedOscillation(ReadyCurve):
         low, high, span = extent(x.detach().cpu().double())
         decays = both_signs(powers_of_ten(-1, 1.5, 12)) / span
         decays = decays[(decays > -4 / span)].clamp(*(side / max(abs(low), abs(high), 1e-300) for side in (-80, 80)))
-        amplitude, phase, offset, frequency, decay = _guess_wave(x, y, weights, decays)
-        return {"amplitude": amplitude, "decay": decay, "frequency": frequency, "phase": phase, "offset": offset}
+        return _guess_wave(x, y, weights, decays, self.given)

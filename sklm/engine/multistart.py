@@ -20,6 +20,19 @@ SAME = 1e-6  # relative difference of losses below which the earlier start is ke
 MAX_ELEMENTS = 2**22  # of the Jacobians of all starts; beyond, rows are left out evenly
 
 
+def derivative(curve: Callable[[Tensor, Tensor], Tensor], X: Tensor, point: Tensor, place: int) -> Tensor:
+    """Return the derivative of ``curve(X, point)`` in the parameter at `place`, of shape (n_samples,)."""
+    unit = torch.zeros_like(point).index_fill(0, torch.tensor(place, device=point.device), 1.0)
+    # with no tangent of X torch would import its compiler first, a second of work
+    tangent: Tensor = torch.func.jvp(curve, (X, point), (torch.zeros_like(X), unit))[1]
+    return tangent
+
+
+def jacobian_of(curve: Callable[[Tensor, Tensor], Tensor], X: Tensor, point: Tensor) -> Tensor:
+    """Return the derivatives in all parameters, (n_samples, n_parameters)."""
+    return torch.stack([derivative(curve, X, point, place) for place in range(len(point))], 1)
+
+
 def best_of(
     curve: Callable[[Tensor, Tensor], Tensor],
     starts: Tensor,
@@ -64,7 +77,7 @@ def best_of(
 
     def quadratic(points: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return gradients (n_starts, n_parameters) and curvatures (n_starts, n_parameters, n_parameters)."""
-        jacobian = torch.vmap(torch.func.jacfwd(lambda point: curve(X, point)))(points)
+        jacobian = torch.vmap(lambda point: jacobian_of(curve, X, point))(points)
         flat = outputs.reshape(-1, 1)
         residual, factor = loss.linearize(flat, loss.prepare(flat, repeated))
         slope = (residual[:, :, None] * factor).sum((1, 2)).reshape(outputs.shape) * weights
