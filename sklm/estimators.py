@@ -70,10 +70,11 @@ class LMRegressor(RegressorMixin, Uncertainty):
         its highest value, or has risen by less than 5 while alpha changed by less than a factor of 2 (in a module that
         is not linear). The last epoch that is less than 5 below the highest is kept (that of the lowest validation loss
         with `early_stopping`). As the evidence of a network has several maxima, `fit` makes a second run from the same
-        weights and a hundredth of the first alpha, and keeps the one of higher evidence (lower validation loss); not
-        with `callbacks`, which would see both. The formulas are in `sklm.engine.evidence`; a module of your own needs X
-        and y of about mean 0 and variance 1, which `sklm.MLP` makes of them by itself. ``"auto"`` is ``"bayes"`` for a
-        `sklm.MLP` of at most 3000 parameters with full batches, without `selection` and ``solver="cg"``, else 0.
+        weights and a hundredth of the first alpha, and keeps the one of higher evidence (lower validation loss);
+        `callbacks` see the second one if it is that. The formulas are in `sklm.engine.evidence`; a module of your own
+        needs X and y of about mean 0 and variance 1, which `sklm.MLP` makes of them by itself. ``"auto"`` is
+        ``"bayes"`` for a `sklm.MLP` of at most 3000 parameters with full batches, without `selection` and
+        ``solver="cg"``, else 0.
     max_epochs : int, default=100
         Passes over the data in one call of `fit` or `partial_fit`; a full batch makes one step per epoch. A curve (any
         module without weight matrices) that has not converged by then is fitted a second time by `fit`, from the same
@@ -597,6 +598,11 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
         check_classification_targets(y)
         if reset:
             self.classes_ = np.unique(y if classes is None else validate_labels(classes))
+        elif classes is not None and not np.array_equal(np.unique(validate_labels(classes)), self.classes_):
+            raise ValueError(
+                f"`classes` must be those of the first call of `partial_fit`, {self.classes_.tolist()}; got "
+                f"{list(classes)}. `fit` anew for others."
+            )
         codes = np.searchsorted(self.classes_, y).clip(max=len(self.classes_) - 1)
         unknown = self.classes_[codes] != y
         if np.any(unknown):

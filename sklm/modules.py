@@ -117,12 +117,22 @@ class MLP(nn.Module):
                 f"`sklm.MLP` takes one array X; got a {type(X).__name__} of inputs. Pass a module whose "
                 "`forward` takes them."
             )
+        self._check_columns(X)
         self.x_mean, self.x_scale = _mean_and_scale(X.to(self.x_mean.dtype), sample_weight)
         if y.is_floating_point():
             self.y_mean, self.y_scale = _mean_and_scale(y.reshape(len(y), -1), sample_weight)
 
+    def _check_columns(self, X: Tensor) -> None:
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            return
+        if X.shape[-1] != len(self.x_mean):  # one column would be taken for all
+            raise ValueError(
+                f"`sklm.MLP` was made for X with n_features_in={len(self.x_mean)} columns; got {X.shape[-1]}."
+            )
+
     def forward(self, X: Tensor) -> Tensor:
         """Return outputs of shape (n_samples, n_outputs)."""
+        self._check_columns(X)
         X = X.to(self.x_mean.dtype)  # also integers
         return self.layers((X - self.x_mean) / self.x_scale) * self.y_scale + self.y_mean
 

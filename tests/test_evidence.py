@@ -540,16 +540,32 @@ def test_several_periods_on_few_rows_are_found(n_samples, factor, seeds):
         assert np.square(model.predict(grid) - np.sin(factor * grid[:, 0])).mean() < 0.05
 
 
+class Runs(Callback):
+    """Keeps the history of every run that it sees."""
+
+    def on_train_end(self, net, **kwargs):
+        self.histories.append(net.history)
+
+    def __init__(self):
+        self.histories = []
+
+
 def test_the_run_of_higher_evidence_is_kept():
     rng = np.random.default_rng(0)
     x = np.sort(rng.uniform(-3, 3, 60))[:, None]
     y = np.sin(3 * x[:, 0]) + 0.1 * rng.standard_normal(60)
-    callbacks = [Callback()]  # of one's own: they see one run
-    one = LMRegressor(random_state=0, callbacks=callbacks).fit(x, y)
-    two = LMRegressor(random_state=0).fit(x, y)
-    assert two.log_evidence_ > one.log_evidence_ + 10
-    assert two.history_[0, "alpha"] == pytest.approx(one.history_[0, "alpha"] / 100)
+    runs = Runs()
+    watched = LMRegressor(random_state=0, callbacks=[runs]).fit(x, y)
+    first, second = runs.histories
+    assert second[-1, "log_evidence"] > first[-1, "log_evidence"] + 10
+    assert second[0, "alpha"] == pytest.approx(first[0, "alpha"] / 100)
+    model = LMRegressor(random_state=0).fit(x, y)
+    np.testing.assert_array_equal(watched.predict(x), model.predict(x))
+    assert watched.message_ == model.message_
+    assert watched.history_ is second
+    runs = Runs()
     noise = rng.standard_normal(60)
     with pytest.warns(ConvergenceWarning, match="the outputs are constant"):
-        one, two = (LMRegressor(random_state=0, callbacks=c).fit(x, noise) for c in (callbacks, []))
-    np.testing.assert_array_equal(one.predict(x), two.predict(x))
+        watched, model = (LMRegressor(random_state=0, callbacks=c).fit(x, noise) for c in ([runs], []))
+    np.testing.assert_array_equal(watched.predict(x), model.predict(x))
+    assert len(runs.histories) == 1  # the other run is worse, so nobody sees it

@@ -266,11 +266,16 @@ class WithParts(WithData):
             outputs = self._probe(data, seed)
             loss = self._fit_criterion(loss, outputs).to(device=self.device_, dtype=self.dtype_)
             loss.check_targets(data.targets)
-            targets = loss.prepare(outputs, data.targets[: len(outputs)])
+            n_rows = len(outputs) - 1 if len(outputs) == outputs.shape[1] > 1 else len(outputs)  # shapes that differ
+            targets = loss.prepare(outputs[:n_rows], data.targets[:n_rows])
             try:
-                loss.value(outputs, targets)
-            except TypeError as error:
-                raise ValueError(f"`criterion` cannot be called as loss(outputs, targets): {error}.") from error
+                loss.value(outputs[:n_rows], targets)
+            except (TypeError, RuntimeError) as error:
+                raise ValueError(
+                    f"`criterion` cannot be called as loss(outputs, targets) with outputs of shape "
+                    f"{tuple(outputs[:n_rows].shape)} and targets of shape {tuple(targets.shape)}: {error}. "
+                    "Pass another criterion, or a module with other outputs."
+                ) from error
         elif hasattr(self, "n_outputs_"):  # from a file, before `load_params`
             loss = self._fit_criterion(loss, torch.empty(0, self.n_outputs_))
         return loss
@@ -284,7 +289,7 @@ class WithParts(WithData):
 
     def _probe(self, data: Data, seed: int) -> Tensor:
         """Return the module's outputs for the first samples; raise where it does not return one row per sample."""
-        n_probe = min(2, len(data))
+        n_probe = min(3, len(data))
         batch = data.take(slice(0, n_probe))
         if any(is_lazy(parameter) for parameter in self.module_.parameters()):
             with torch.no_grad(), preserved_rng(self.device_):
@@ -304,9 +309,16 @@ class WithParts(WithData):
             if isinstance(error, RuntimeError) and is_out_of_memory(error):
                 raise
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors(inputs))
+            hint = (
+                "A factory gets the number of columns as `n_features_in`; the keys of a dict are forward's arguments."
+            )
+            if "does not require grad" in str(error):
+                hint = (
+                    "Modules are called without a graph: take derivatives within forward by torch.vmap(torch.func.grad("
+                    "f)), or, much slower, by torch.autograd.grad within torch.enable_grad()."
+                )
             raise ValueError(
-                f"`module` cannot be called on the first samples of X, of shape {shapes}: {error}. A factory gets the "
-                "number of columns as `n_features_in`; the keys of a dict are the arguments of forward."
+                f"`module` cannot be called on the first samples of X, of shape {shapes}: {error}. {hint}"
             ) from error
 
     def _check_samples_apart(self, module: nn.Module, inputs: Any, outputs: Tensor, targets: Tensor) -> None:

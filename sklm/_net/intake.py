@@ -54,7 +54,7 @@ class WithData(Parameterized):
         """Validate data for a fit and move them to the device."""
         source = stored(X)
         if y is None and source is None:
-            raise self._no_targets()
+            raise self._no_targets(X)
         if reset:
             self.device_ = resolve_device(self.device)
         if source is None:
@@ -65,7 +65,7 @@ class WithData(Parameterized):
             arrays, found = self._validate_stored(source, reset=reset)
             y, n_samples = found if y is None else y, source.n_samples
         if y is None:
-            raise self._no_targets()
+            raise self._no_targets(X)
         if n_samples == 1 and reset and getattr(self, "n_features_in_", 1) > 1:
             warnings.warn(
                 f"X has one sample of {self.n_features_in_} features. Samples are rows and features are columns; "
@@ -113,8 +113,11 @@ class WithData(Parameterized):
         """Return the weights of the samples times those that the estimator gives them."""
         return weights
 
-    def _no_targets(self) -> ValueError:
-        return ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
+    def _no_targets(self, X: Any) -> ValueError:
+        hint = " Of a DataLoader pass its `dataset`." if isinstance(X, torch.utils.data.DataLoader) else ""
+        return ValueError(
+            f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.{hint}"
+        )
 
     def _validate_stored(self, source: Stored, *, reset: bool) -> tuple[Any, Any]:
         """Check all inputs part by part; return the first part as arrays, and all targets that came along, or None."""

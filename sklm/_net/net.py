@@ -93,7 +93,7 @@ class LMNet(WithFiles):
                 run = self._train_once(data, seed, restart, best)
                 if (run.exhausted or run.verdict == "Stopped") and self._is_left_to_us():
                     self._train_once(data, seed, restart, best, "strategy")
-                if self._has_two_alphas():
+                if self._has_two_alphas() and self._low_alpha_pays(data, seed, restart, best):
                     self._train_once(data, seed, restart, best, "alpha")
                 if isinstance(self.module_, Curve):
                     break  # its starts were compared before the fit
@@ -141,8 +141,20 @@ class LMNet(WithFiles):
 
     def _has_two_alphas(self) -> bool:
         """Return whether the evidence has several maxima, from one of which a large first alpha does not get away."""
-        several = self.optimizer_.function.n_matrices > 1  # of a linear module there is one
-        return self._estimates_alpha and several and self.callbacks in (None, [], "disable")
+        return self._estimates_alpha and self.optimizer_.function.n_matrices > 1  # of a linear module there is one
+
+    def _low_alpha_pays(self, data: Data, seed: int, restart: int, best: dict[str, Any]) -> bool:
+        """Return whether callbacks should see the run with a low first alpha: whether it is the best without them."""
+        if self.callbacks in (None, [], "disable"):
+            return True
+        before = dict(self.__dict__)
+        self.callbacks, self.verbose = "disable", 0
+        try:
+            score = self._train_once(data, seed, restart, {}, "alpha").score
+        finally:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+        return not score >= best.get("_run", Run()).score
 
     def _train(self, data: Data, max_epochs: int, title: str = "") -> None:
         with Progress(max_epochs, title, shown=self.verbose == 1) as self._run.progress:

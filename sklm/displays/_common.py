@@ -56,10 +56,10 @@ def panels(ax: Any, n_panels: int, wanted: str) -> np.ndarray:
 
 
 def set_log_scale(ax: Any, *values: np.ndarray) -> None:
-    """Give an axis of values that are all positive a logarithmic scale."""
+    """Give an axis of values that are all positive a logarithmic scale, where they span a decade."""
     finite = np.concatenate(values)
     finite = finite[np.isfinite(finite)]
-    if len(finite) and np.all(finite > 0):
+    if len(finite) and np.all(finite > 0) and finite.max() >= 10 * finite.min():
         ax.set_yscale("log")
 
 

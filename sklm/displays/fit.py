@@ -34,6 +34,8 @@ class FitDisplay:
         Of the bands.
     x_label, y_label, residual_label : str
         Labels of the axes.
+    name : str, default=None
+        Of the data: in the legend, and data and curve get a color of their own.
 
     Attributes
     ----------
@@ -76,10 +78,12 @@ class FitDisplay:
         x_label: str = "x",
         y_label: str = "y",
         residual_label: str = "residual",
+        name: str | None = None,
     ) -> None:
         self.x, self.y, self.predicted, self.residuals, self.sigma = x, y, predicted, residuals, sigma
         self.grid, self.curve, self.confidence, self.prediction, self.level = grid, curve, confidence, prediction, level
         self.x_label, self.y_label, self.residual_label = x_label, y_label, residual_label
+        self.name = name
 
     @classmethod
     def from_estimator(
@@ -93,6 +97,7 @@ class FitDisplay:
         n_points: int = 300,
         feature: int | str | None = None,
         output: int | str = 0,
+        name: str | None = None,
         ax: Any = None,
         point_kwargs: dict[str, Any] | None = None,
         line_kwargs: dict[str, Any] | None = None,
@@ -115,11 +120,13 @@ class FitDisplay:
             Points of the curve: half of them evenly spaced, the others evenly spread over the gaps between the data, so
             that the curve stays smooth on a logarithmic axis too.
         feature : int or str, default=None
-            Column of X to draw against, by position or name. Not needed where the module uses one column; the other
-            columns are then those of the first row. Where it uses several, predictions are drawn as points, without
-            bands.
+            Column of X to draw against, by position or name. Not needed where the module uses one column. Where it uses
+            others that are not the same in all rows, predictions are drawn as points, without bands: pass the rows of
+            one data set after another, with the same `ax`.
         output : int or str, default=0
             Column of y to draw, by position or name.
+        name : str, default=None
+            Of the data: in the legend, and data and curve get a color of their own, for several in one figure.
         ax : matplotlib Axes, or two of them, default=None
             Two for fit and residuals; one for the fit alone. None makes a new figure.
         point_kwargs, line_kwargs : dict, default=None
@@ -163,8 +170,9 @@ class FitDisplay:
             x_label=names[column],
             y_label=target_names[place],
             residual_label=label,
+            name=name,
         )
-        if used == [column]:
+        if all(_is_constant(X, other) for other in used if other != column):
             display._add_curve(estimator, X, column, n_points, place, weighted=sample_weight is not None)
         return display.plot(ax, point_kwargs=point_kwargs, line_kwargs=line_kwargs)
 
@@ -209,8 +217,7 @@ class FitDisplay:
             raise ValueError(f"`ax` must be one or two axes; got {len(self.axes_)}.")
         self.ax_, self.residual_ax_ = self.axes_[0], self.axes_[1] if len(self.axes_) == 2 else None
         self.figure_ = self.ax_.figure
-        points = styles({"fmt": "o", "color": "0.25", "markersize": 4, "label": "data", "zorder": 2}, point_kwargs)
-        self._plot_fit(self.ax_, points, line_kwargs)
+        points = self._plot_fit(self.ax_, point_kwargs, line_kwargs)
         self.residual_points_ = None
         if self.residual_ax_ is None:
             self.ax_.set_xlabel(self.x_label)
@@ -218,17 +225,21 @@ class FitDisplay:
             self._plot_residuals(self.residual_ax_, points)
         return self
 
-    def _plot_fit(self, ax: Any, points: dict[str, Any], line_kwargs: dict[str, Any] | None) -> None:
-        self.points_ = ax.errorbar(self.x, self.y, yerr=self.sigma, **points)
+    def _plot_fit(
+        self, ax: Any, point_kwargs: dict[str, Any] | None, line_kwargs: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """Draw the upper panel and return the style of the data."""
         self.confidence_band_ = self.prediction_band_ = None
+        prefix = "" if self.name is None else f"{self.name}: "
+        style: dict[str, Any] = {"zorder": 3} | ({"color": "C0"} if self.name is None else {})
         if self.grid is None:
-            style = {"color": "C0", "linestyle": "", "marker": "x", "label": "prediction", "zorder": 3}
+            style |= {"linestyle": "", "marker": "x", "label": f"{prefix}prediction"}
             (self.line_,) = ax.plot(self.x, self.predicted, **styles(style, line_kwargs))
         else:
-            style = styles({"color": "C0", "label": "fit", "zorder": 3}, line_kwargs)
-            (self.line_,) = ax.plot(self.grid, self.curve, **style)
+            style["label"] = f"{prefix}fit"
+            (self.line_,) = ax.plot(self.grid, self.curve, **styles(style, line_kwargs))
             color = self.line_.get_color()
-            percent = f"{100 * (self.level or 0):g} %"
+            percent = f"{prefix}{100 * (self.level or 0):g} %"
             if self.confidence is not None:
                 self.confidence_band_ = ax.fill_between(
                     self.grid, *self.confidence.T, color=color, alpha=0.3, lw=0, label=f"{percent} confidence"
@@ -237,8 +248,13 @@ class FitDisplay:
                 self.prediction_band_ = ax.fill_between(
                     self.grid, *self.prediction.T, color=color, alpha=0.12, lw=0, label=f"{percent} prediction"
                 )
+        color = "0.25" if self.name is None else self.line_.get_color()
+        style = {"fmt": "o", "color": color, "markersize": 4, "label": f"{prefix}data", "zorder": 2}
+        points = styles(style, point_kwargs)
+        self.points_ = ax.errorbar(self.x, self.y, yerr=self.sigma, **points)
         ax.set_ylabel(self.y_label)
         ax.legend()
+        return points
 
     def _plot_residuals(self, ax: Any, points: dict[str, Any]) -> None:
         ax.axhline(0, color=self.line_.get_color(), linewidth=1, zorder=1)
@@ -316,6 +332,11 @@ def _grid(x: np.ndarray, n_points: int) -> np.ndarray:
     even = np.linspace(values[0], values[-1], n_points - n_between)
     between = np.interp(np.linspace(0, len(values) - 1, n_between), np.arange(len(values)), values)
     return np.sort(np.concatenate([even, between]))
+
+
+def _is_constant(X: Any, column: int) -> bool:
+    values = np.asarray(X.iloc[:, column] if hasattr(X, "iloc") else np.asarray(X)[:, column])
+    return bool((values == values[:1]).all())
 
 
 def _along(X: Any, column: int, grid: np.ndarray) -> Any:

@@ -275,9 +275,9 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         max_rows = self.jacobian_max_rows
         try:
             with preserved_rng(self.function.device), steady_batchnorm(self.function.modules):
-                start = last or self._evaluate(*data)
                 if not self.n_steps and self.solver != "cg":  # there a module may need all rows at once
                     check_reach(self.function, inputs)
+                start = last or self._evaluate(*data)
                 result = self._step(*start, fresh)
         except BaseException:
             self.forget()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -56,7 +56,7 @@ class StepResult:
     status: str
     message: str
     solver: str
-    outputs: Tensor
+    outputs: Tensor = field(repr=False)
     jacobian: str
     cosine: float = math.nan
     alpha: float = math.nan

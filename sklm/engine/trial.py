@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sklm.engine.bounds import clip
-from sklm.engine.inputs import check_output, count_samples, flat_output, split_arguments, take
+from sklm.engine.inputs import check_output, count_samples, flat_output, map_tensors, split_arguments, take, tensors
 from sklm.engine.memory import is_out_of_memory
 from sklm.engine.modes import preserved_rng
 
@@ -102,12 +102,20 @@ def check_reach(function: ModuleFunction, inputs: Any) -> None:
     module, parameters = function.module, function.parameters
     if getattr(module, "is_elementwise", False):
         return
-    part = take(inputs, slice(None, None, -(-count_samples(inputs) // REACH_ROWS)))
+    n_samples = count_samples(inputs)
+    if not n_samples:
+        return
+    part = map_tensors(torch.clone, take(inputs, slice(None, None, -(-n_samples // REACH_ROWS))))
     arguments, keywords = split_arguments(part)
     copies = [p.detach().clone().requires_grad_(p.requires_grad) for p in parameters.values()]
     with torch.enable_grad():
         with preserved_rng(function.device):
             of_module = check_output(module(*arguments, **keywords))
+        if any(tensor._version for tensor in tensors(part)):
+            raise ValueError(
+                "`module` changes its inputs in place, and with them the data; make its first layer one without "
+                "inplace=True, or let `forward` begin with a copy."
+            )
         with preserved_rng(function.device):
             of_copies = function.call_with(copies, part)
     weights = torch.arange(1.0, 1 + of_module.numel(), device=of_module.device).to(of_module.dtype).view_as(of_module)
