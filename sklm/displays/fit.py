@@ -229,9 +229,14 @@ class FitDisplay:
         self, ax: Any, point_kwargs: dict[str, Any] | None, line_kwargs: dict[str, Any] | None
     ) -> dict[str, Any]:
         """Draw the upper panel and return the style of the data."""
-        self.confidence_band_ = self.prediction_band_ = None
         prefix = "" if self.name is None else f"{self.name}: "
-        style: dict[str, Any] = {"zorder": 3} | ({"color": "C0"} if self.name is None else {})
+        style: dict[str, Any] = {"fmt": "o", "markersize": 4, "label": f"{prefix}data", "zorder": 2}
+        style |= {"color": "0.25"} if self.name is None else {}
+        points = styles(style, point_kwargs)
+        self.points_ = ax.errorbar(self.x, self.y, yerr=self.sigma, **points)
+        points["color"] = self.points_[0].get_color()
+        self.confidence_band_ = self.prediction_band_ = None
+        style = {"color": "C0" if self.name is None else points["color"], "zorder": 3}
         if self.grid is None:
             style |= {"linestyle": "", "marker": "x", "label": f"{prefix}prediction"}
             (self.line_,) = ax.plot(self.x, self.predicted, **styles(style, line_kwargs))
@@ -248,10 +253,6 @@ class FitDisplay:
                 self.prediction_band_ = ax.fill_between(
                     self.grid, *self.prediction.T, color=color, alpha=0.12, lw=0, label=f"{percent} prediction"
                 )
-        color = "0.25" if self.name is None else self.line_.get_color()
-        style = {"fmt": "o", "color": color, "markersize": 4, "label": f"{prefix}data", "zorder": 2}
-        points = styles(style, point_kwargs)
-        self.points_ = ax.errorbar(self.x, self.y, yerr=self.sigma, **points)
         ax.set_ylabel(self.y_label)
         ax.legend()
         return points
@@ -262,7 +263,8 @@ class FitDisplay:
         (self.residual_points_,) = ax.plot(self.x, self.residuals, "o", **style)
         largest = np.max(np.abs(self.residuals), where=np.isfinite(self.residuals), initial=0.0)
         if largest > 0:
-            ax.set_ylim(-1.2 * largest, 1.2 * largest)
+            limit = max(1.2 * largest, ax.get_ylim()[1] if len(ax.lines) > 2 else 0.0)  # of data drawn before
+            ax.set_ylim(-limit, limit)
         ax.set(xlabel=self.x_label, ylabel=self.residual_label)
         if self.ax_.get_shared_x_axes().joined(self.ax_, ax):
             self.ax_.tick_params(labelbottom=False)
