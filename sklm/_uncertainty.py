@@ -149,7 +149,7 @@ class Uncertainty(LMNet):
 
     @property
     def chi_square_(self) -> float:
-        """Weighted sum of squared residuals; the deviance for a Poisson loss."""
+        """Weighted sum of squared residuals, with outliers also for a robust loss; the deviance for a Poisson loss."""
         return self._infer().chi_square
 
     @property
@@ -337,8 +337,9 @@ class Uncertainty(LMNet):
             rows.append([value, error, t, p, *intervals[name]])
             notes.append(found.reasons.get(name, "") if name in found.names else "fixed")
         weighted = self._weights() is not None
-        has_residuals = isinstance(plain_form(self.criterion_, found.n_outputs)[0], Elementwise)
-        chi_square = "Chi-square" if has_residuals else "Deviance"
+        loss = plain_form(self.criterion_, found.n_outputs)[0]
+        chi_square = "Chi-square" if isinstance(loss, Elementwise) else "Deviance"
+        is_robust = isinstance(loss, Elementwise) and not isinstance(loss, SquaredError)  # it has outliers in its square
         deviations = [] if np.isnan(found.residual_variance).all() else np.sqrt(found.residual_variance)
         statistics = {
             "Loss": str(self.criterion_),
@@ -348,8 +349,8 @@ class Uncertainty(LMNet):
             f"{'Weighted residual' if weighted else 'Residual'} std. dev.": ", ".join(
                 f"{root:.6g}" for root in deviations
             ),
-            chi_square: f"{found.chi_square:.6g}",
-            f"Reduced {chi_square.lower()}": f"{self.reduced_chi_square_:.6g}",
+            chi_square: "" if is_robust else f"{found.chi_square:.6g}",
+            f"Reduced {chi_square.lower()}": "" if is_robust else f"{self.reduced_chi_square_:.6g}",
             "AIC": f"{found.aic:.6g}",
             "BIC": f"{found.bic:.6g}",
             "Covariance": self.covariance + (", sigma as given" if self.absolute_sigma else ""),
