@@ -587,3 +587,43 @@ def test_names_of_others_give_a_hint(name, hint):
         LMRegressor().set_params(**{name: 1})
     with pytest.raises(ValueError, match=r"'zzz' for estimator LMRegressor\. Valid parameters are"):
         LMRegressor().set_params(zzz=1)
+
+
+def test_classes_of_a_later_call():
+    model = LMClassifier(max_epochs=2, random_state=0).partial_fit(X, Y > 0, classes=[False, True])
+    model.partial_fit(X, Y > 0, classes=[True, False])
+    before = model.predict_proba(X)
+    with pytest.raises(
+        ValueError, match=r"`classes` must be those of the first call of `partial_fit`, \[False, True\]"
+    ):
+        model.partial_fit(X, Y > 0, classes=[0, 1, 2])
+    np.testing.assert_array_equal(model.predict_proba(X), before)
+
+
+@pytest.mark.parametrize("loss", [nn.SoftMarginLoss, nn.HingeEmbeddingLoss, nn.MultiLabelSoftMarginLoss])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_losses_of_other_targets(loss, n_classes):
+    labels = np.arange(len(X)) % n_classes
+    with pytest.raises(ValueError, match="`criterion` cannot be called as loss"):
+        LMClassifier(criterion=loss).fit(X, labels)
+
+
+def test_a_data_loader():
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y)))
+    with pytest.raises(ValueError, match="Of a DataLoader pass its `dataset`"):
+        LMRegressor().fit(loader)
+
+
+class Slope(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(1, 3), nn.Tanh(), nn.Linear(3, 1))
+
+    def forward(self, X):
+        t = X[:, :1].detach().requires_grad_()
+        return torch.autograd.grad(self.layers(t).sum(), t, create_graph=True)[0]
+
+
+def test_derivatives_within_forward():
+    with pytest.raises(ValueError, match=r"take derivatives within forward by torch\.vmap\(torch\.func\.grad"):
+        LMRegressor(Slope).fit(X, Y)

@@ -556,3 +556,78 @@ def test_guesses_do_not_depend_on_the_default_device(build):
     expected = module.guess(x, y, weights)
     with torch.device("meta"):  # stands in for a GPU
         assert module.guess(x, y, weights) == expected
+
+
+def test_a_given_frequency_takes_its_phase_along():
+    x = np.arange(0, 60, 0.5)
+    for seed in range(6):
+        y = 10 + np.sin(2 * np.pi * 0.37 * x + 3) + 0.2 * np.random.default_rng(seed).standard_normal(120)
+        free, given = (LMRegressor(Sine, **kw).fit(x[:, None], y) for kw in ({}, {"module__frequency": 0.36}))
+        assert given.chi_square_ == pytest.approx(free.chi_square_, rel=1e-6)
+    y = 2 * np.exp(-0.05 * x) * np.sin(2 * np.pi * 0.37 * x + 3)
+    curve = DampedOscillation(frequency=0.37, decay=0.05)
+    found = curve.guess(*(torch.tensor(part) for part in (x, y, np.ones(120))))
+    assert found["amplitude"] == pytest.approx(2)
+    assert found["phase"] % (2 * np.pi) == pytest.approx(3)
+
+
+@pytest.mark.parametrize("frequency", [0.02, 0.25, 0.45, 0.8, 1.2])
+def test_frequencies_in_uneven_x(frequency):
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        x = np.sort(rng.uniform(0, 100, 60))
+        y = 10 + np.sin(2 * np.pi * frequency * x + 1) + 0.2 * rng.standard_normal(60)
+        assert LMRegressor(Sine).fit(x[:, None], y).parameters_["frequency"] == pytest.approx(frequency, abs=2e-3)
+
+
+def test_nearly_even_x_has_no_aliases():
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        x = np.arange(60) + 0.05 * rng.standard_normal(60)
+        y = np.sin(2 * np.pi * 0.1 * x + 1) + 0.5 * rng.standard_normal(60)
+        assert LMRegressor(Sine).fit(x[:, None], y).parameters_["frequency"] == pytest.approx(0.1, abs=5e-3)
+
+
+def three_peaks(width=0.5):
+    x = np.linspace(0, 10, 200)
+    places = [(5, 3), (2, 4.2), (3, 6)]
+    clean = 1 + sum(height * np.exp(-(((x - center) / width) ** 2) / 2) for height, center in places)
+    return x, clean + 0.1 * np.random.default_rng(0).standard_normal(200)
+
+
+def test_peaks_that_share_a_width():
+    x, y = three_peaks()
+    model = LMRegressor(Peaks, module__n_peaks=3, module__shared="sigma").fit(x[:, None], y)
+    names = ["height1", "center1", "height2", "center2", "height3", "center3", "sigma", "offset"]
+    assert list(model.parameters_) == names
+
+    def shape(x, height1, center1, height2, center2, height3, center3, sigma, offset):
+        peaks = [(height1, center1), (height2, center2), (height3, center3)]
+        return offset + sum(h * np.exp(-(((x - c) / sigma) ** 2) / 2) for h, c in peaks)
+
+    expected, covariance = curve_fit(shape, x, y, p0=[5, 3, 2, 4.2, 3, 6, 0.5, 1], xtol=1e-12, ftol=1e-12)
+    np.testing.assert_allclose(list(model.parameters_.values()), expected, rtol=1e-6)
+    np.testing.assert_allclose(list(model.standard_errors_.values()), np.sqrt(np.diag(covariance)), rtol=1e-4)
+    large = LMRegressor(Peaks, module__n_peaks=3, module__shared=("height", "sigma")).fit(x[:, None], 1e6 * y)
+    assert 2e6 < large.parameters_["height"] < 5e6
+    again = pickle.loads(pickle.dumps(model))  # noqa: S301
+    np.testing.assert_array_equal(again.predict(x[:, None]), model.predict(x[:, None]))
+
+
+def test_names_without_a_number_stand_for_all_peaks():
+    x, y = three_peaks()
+    params = {"module__n_peaks": 3, "module__sigma": 0.5, "module__sigma2": 0.6, "module__fixed": "sigma"}
+    model = LMRegressor(Peaks, **params).fit(x[:, None], y)
+    assert [model.parameters_[f"sigma{k}"] for k in (1, 2, 3)] == [0.5, 0.6, 0.5]
+    assert len(model.standard_errors_) == 10
+    assert np.isnan(model.standard_errors_["sigma2"])
+    shared = Peaks(n_peaks=2, peak=Voigt, shared=("sigma", "gamma"), bounds={"gamma": (0, 1), "area": (0, None)})
+    assert shared.parameter_bounds["gamma"] == (0, 1)
+    assert shared.parameter_bounds["sigma"][0] == 0
+    assert {"area1", "area2"} < set(shared.parameter_bounds)
+
+
+@pytest.mark.parametrize("shared", ["center", "width", ("sigma", "height1")])
+def test_parameters_that_peaks_cannot_share(shared):
+    with pytest.raises(ValueError, match=r"`module__shared` must be of the parameters 'height', 'sigma' of a peak"):
+        Peaks(n_peaks=2, shared=shared)

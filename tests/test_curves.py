@@ -5,6 +5,8 @@ import copy
 import pickle
 import random
 import signal
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -1160,3 +1162,49 @@ def test_formula_on_several_lines(text):
     x = np.linspace(0, 3, 40)
     model = LMRegressor(text, random_state=0).fit(x[:, None], 2 * np.exp(-x) + 3)
     assert model.parameters_ == pytest.approx({"a": 2.0, "b": 1.0, "c": 3.0})
+
+
+CURVES = {
+    "a1*exp(-((x-c1)/s1)**2/2) + a2*exp(-((x-c2)/s2)**2/2) + b*exp(-x/t)": (
+        np.linspace(0, 10, 200),
+        [5, 3, 0.5, 3, 6, 0.8, 4, 3],
+        0.2,
+    ),
+    "b + (t - b) / (1 + (e/x)**h)": (np.repeat(np.geomspace(1, 1e5, 6), 3), [0, 100, 300, 1.2], 5.0),
+    "t / (1 + (x/k)**n)": (np.geomspace(1e-9, 1e-3, 12), [100, 2e-7, 1.2], 4.0),
+    "a*exp(-x/t) + b*exp(-x/u)": (np.geomspace(1e-9, 1e-3, 60), [3, 2e-7, 2, 1e-5], 0.05),
+    "10**(a - b/(c + x))": (np.linspace(0, 100, 20), [8.07, 1730, 233], 1.0),
+}
+
+
+@pytest.mark.parametrize("formula", CURVES)
+def test_start_of_a_formula_leads_to_the_minimum_near_the_truth(formula):
+    x, truth, noise = CURVES[formula]
+    names = Curve(formula, n_features_in=1).named_parameters()
+    true = dict(zip([name for name, _ in names], truth, strict=True))
+    function = LMRegressor(formula, max_epochs=1, **{f"module__{name}": value for name, value in true.items()})
+    for seed in range(4):
+        rng = np.random.default_rng(1000 + seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            clean = Formula(formula)(
+                {"x": torch.tensor(x), **{k: torch.tensor(float(v)) for k, v in true.items()}}, torch.tensor(x)
+            ).numpy()
+            y = clean + noise * rng.standard_normal(len(x))
+            best = clone(function).set_params(max_epochs=100).fit(x[:, None], y)
+            model = LMRegressor(formula, random_state=seed).fit(x[:, None], y)
+        assert model.chi_square_ <= best.chi_square_ * 1.001, (seed, model.parameters_)
+
+
+def test_a_first_fit_does_not_import_what_takes_long():
+    code = """
+import sys
+import numpy as np
+from sklm import LMRegressor
+assert "scipy.signal" not in sys.modules
+x = np.linspace(0, 4, 30)[:, None]
+LMRegressor("a * exp(-b * x) + c / (d + x)").fit(x, np.exp(-x[:, 0]) + 1 / (3 + x[:, 0]))
+print([name for name in ("torch._dynamo", "sympy", "scipy.signal") if name in sys.modules])
+"""
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    assert found.stdout == "[]\n"

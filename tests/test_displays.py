@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import stats
 from sklearn.datasets import load_iris
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.inspection import DecisionBoundaryDisplay, PartialDependenceDisplay
 from sklearn.metrics import ConfusionMatrixDisplay, PredictionErrorDisplay
 from sklearn.model_selection import KFold, LearningCurveDisplay
@@ -360,7 +361,7 @@ def test_damping_display_shows_every_step_of_mini_batches():
     np.testing.assert_array_equal(display.attempts_.get_data().values, [step["attempts"] for step in steps])
     np.testing.assert_array_equal(display.damping_line_.get_xdata(), np.arange(1, 21))
     assert [panel.get_ylabel() for panel in display.axes_] == ["loss", "damping", "attempts"]
-    assert [panel.get_yscale() for panel in display.axes_] == ["log", "log", "linear"]
+    assert [panel.get_yscale() for panel in display.axes_] == ["linear", "log", "linear"]  # a loss within a decade
     assert labels(display.axes_[2]) == ["tried", "rejected"]
     display.figure_.canvas.draw()
 
@@ -444,3 +445,40 @@ def test_counts_have_no_prediction_band(absolute_sigma):
     counts = np.random.default_rng(0).poisson(np.exp(0.5 + x[:, 0]))
     model = LMRegressor("a + b * x", criterion="poisson", absolute_sigma=absolute_sigma).fit(x, counts)
     assert FitDisplay.from_estimator(model, x, counts).prediction is None
+
+
+def test_several_data_sets_of_one_fit():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"t": np.tile(np.linspace(0, 5, 25), 2), "kind": np.repeat(["a", "b"], 25)})
+    table["group"] = (table.kind == "b").astype(float)
+    y = np.where(table.group > 0, 3, 5) * np.exp(-0.6 * table.t) + 0.1 * rng.standard_normal(50)
+    model = LMRegressor("where(group > 0, a2, a1) * exp(-k * t)").fit(table, y)
+    both = FitDisplay.from_estimator(model, table, y, feature="t")
+    assert both.grid is None
+    axes = None
+    displays = []
+    for group in (0, 1):
+        rows = table.group == group
+        displays.append(
+            FitDisplay.from_estimator(model, table[rows], y[rows], feature="t", name=f"set {group}", ax=axes)
+        )
+        axes = displays[0].axes_
+    for display, height in zip(displays, ("a1", "a2"), strict=True):
+        values = model.parameters_
+        np.testing.assert_allclose(display.curve, values[height] * np.exp(-values["k"] * display.grid), rtol=1e-12)
+        assert display.confidence_band_ is not None
+        assert display.points_[0].get_color() == display.line_.get_color()
+    assert displays[0].line_.get_color() != displays[1].line_.get_color()
+    labels = [text.get_text() for text in axes[0].get_legend().get_texts()]
+    assert {"set 0: fit", "set 1: fit", "set 0: data", "set 1: 95 % prediction"} <= set(labels)
+    limit = axes[1].get_ylim()[1]
+    assert limit > max(np.abs(display.residuals).max() for display in displays)
+
+
+def test_losses_within_a_decade_have_a_linear_axis():
+    X = np.linspace(0, 1, 30)[:, None]
+    y = np.sin(9 * X[:, 0])
+    flat, steep = (LMRegressor(alpha=0, lr=lr, max_epochs=5, random_state=0) for lr in (1e-3, 1.0))
+    with pytest.warns(ConvergenceWarning):
+        scales = [LossCurveDisplay.from_estimator(m.fit(X, y)).ax_.get_yscale() for m in (flat, steep)]
+    assert scales == ["linear", "log"]

@@ -12,14 +12,15 @@ from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import BayesianRidge
+from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback
 from torch import nn
 from torch.utils.data import Subset
 
 from sklm import LevenbergMarquardt, LMClassifier, LMRegressor
-from sklm.engine.evidence import counted
-from sklm.engine.losses import CrossEntropy
+from sklm.engine.evidence import counted, fitted_dispersion
+from sklm.engine.losses import AbsoluteError, Cauchy, CrossEntropy, Huber, SoftL1, SquaredError
 from sklm.engine.solvers import JITTER, _inverse_diagonal
 
 QUIET = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -569,3 +570,59 @@ def test_the_run_of_higher_evidence_is_kept():
         watched, model = (LMRegressor(random_state=0, callbacks=c).fit(x, noise) for c in ([runs], []))
     np.testing.assert_array_equal(watched.predict(x), model.predict(x))
     assert len(runs.histories) == 1  # the other run is worse, so nobody sees it
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 1.0])
+@pytest.mark.parametrize("mean", [1e-3, 0.4, 30.0])
+@pytest.mark.parametrize(
+    "loss", [SquaredError(), AbsoluteError(), Huber(delta=0.3), SoftL1(delta=0.3), Cauchy(delta=0.3)]
+)
+def test_dispersion_is_where_the_evidence_is_highest(loss, mean, share):
+    n_rows, gamma = 100, 100 * (1 - share)
+    phi = fitted_dispersion(loss, mean, share)
+
+    def log_evidence(phi):
+        # of alpha |theta|^2 = gamma phi at the optimum, a constant here
+        return -(mean + gamma / n_rows * best / 2) * n_rows / phi - n_rows * loss.noise(phi)[0]
+
+    best = phi
+    end = 0.3**2 / phi if isinstance(loss, Cauchy) else 2.0
+    others = [log_evidence(phi * factor) for factor in (0.5, 0.9, 0.999, *np.linspace(1.0, end, 6)[1:-1])]
+    assert log_evidence(phi) >= max(others)
+
+
+def test_absolute_error_has_laplace_noise():
+    assert fitted_dispersion(AbsoluteError(), 0.7, 1.0) == pytest.approx(0.7)
+    assert fitted_dispersion(AbsoluteError(), 0.7, 0.5) == pytest.approx(2 * 0.7 / (2 - 0.5))  # 2 D / (2 n - gamma)
+    assert fitted_dispersion(SquaredError(), 0.7, 0.5) == 2 * 0.7 / 0.5  # 2 D / (n - gamma)
+
+
+@pytest.mark.parametrize("loss", ["absolute_error", "huber", "soft_l1", "cauchy"])
+def test_networks_with_outliers(loss):
+    delta = {} if loss == "absolute_error" else {"criterion__delta": 0.1}
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        X = rng.standard_normal((600, 3))
+        f = X[:, 0] + np.sin(3 * X[:, 1])
+        y = f + 0.1 * rng.standard_normal(600) + (rng.random(600) < 0.05) * 10 * rng.standard_normal(600)
+        model = LMRegressor(criterion=loss, random_state=seed, **delta).fit(X[:200], y[:200])
+        assert r2_score(f[200:], model.predict(X[200:])) > 0.85
+
+
+@pytest.mark.parametrize(
+    ("twin", "ours"),
+    [
+        (nn.HuberLoss(delta=0.2), Huber(delta=0.2)),
+        (nn.SmoothL1Loss(beta=0.2), Huber(delta=0.2)),
+        (nn.L1Loss(), AbsoluteError()),
+        (nn.MSELoss(), SquaredError()),
+    ],
+)
+def test_evidence_does_not_depend_on_the_scale_of_the_loss(twin, ours):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((100, 2))
+    y = np.sin(X[:, 0]) + 0.1 * rng.standard_t(2, size=100)
+    one, other = (LMRegressor(criterion=loss, random_state=0).fit(X, y) for loss in (twin, ours))
+    np.testing.assert_allclose(one.predict(X), other.predict(X), rtol=1e-6)
+    assert one.log_evidence_ == pytest.approx(other.log_evidence_, rel=1e-6)
+    assert one.n_effective_ == pytest.approx(other.n_effective_, rel=1e-6)

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
+from scipy.integrate import quad
 from scipy.optimize import least_squares
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -1009,3 +1010,50 @@ def test_several_values_of_a_sample_are_no_broadcast():
 def test_integer_targets_in_one_long_vector_are_left_alone():
     outputs, targets = torch.zeros(4, 2), torch.ones(8, dtype=torch.long)
     assert resolve_loss(nn.SoftMarginLoss()).prepare(outputs, targets) is targets
+
+
+NOISES = [
+    SquaredError(),
+    AbsoluteError(),
+    *(loss(delta=d) for loss in (Huber, SoftL1, Cauchy) for d in (0.1, 1.0, 30.0)),
+]
+
+
+@pytest.mark.parametrize("phi", [1e-3, 0.3, 20.0])
+@pytest.mark.parametrize("loss", NOISES, ids=repr)
+def test_noise_of_a_loss_is_its_density(loss, phi):
+    if isinstance(loss, Cauchy) and phi >= loss.delta**2:
+        assert loss.noise(phi) == (np.inf, np.inf)  # which has no density
+        return
+
+    def rho(residual):
+        return float(loss._rho(torch.tensor(residual, dtype=torch.float64)))
+
+    scale = phi if isinstance(loss, AbsoluteError) else max(phi**0.5, phi / getattr(loss, "delta", np.inf))
+
+    def density(t):  # r = scale sinh(t) reaches far into the tails
+        return np.exp(-rho(scale * np.sinh(t)) / phi) * scale * np.cosh(t)
+
+    end = 60 if isinstance(loss, Cauchy) else 8
+    settings = {"epsabs": 0, "epsrel": 1e-10, "limit": 500}
+    total = 2 * quad(density, 0, end, **settings)[0]
+    mean = 2 * quad(lambda t: rho(scale * np.sinh(t)) * density(t), 0, end, **settings)[0] / total
+    np.testing.assert_allclose(loss.noise(phi), (np.log(total / np.sqrt(2 * np.pi)), mean), rtol=1e-6, atol=1e-6)
+
+
+def test_noise_becomes_normal_for_a_large_delta():
+    for loss in (Huber, SoftL1, Cauchy):
+        for delta in (1e3, 1e5, 1e150):
+            np.testing.assert_allclose(loss(delta=delta).noise(0.3), SquaredError().noise(0.3), rtol=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [torch.tensor([[1.0, -2.0, -torch.inf]]), torch.tensor([[0.5, 0.5, -torch.inf]])])
+def test_a_class_that_is_ruled_out(outputs):
+    targets = torch.tensor([0])
+    loss = CrossEntropy()
+    found = loss.value(outputs, loss.prepare(outputs, targets))
+    torch.testing.assert_close(found, F.cross_entropy(outputs, targets, reduction="none"))
+    assert torch.isfinite(
+        torch.cat([part.flatten() for part in loss.linearize(outputs, loss.prepare(outputs, targets))])
+    ).all()
+    assert torch.isinf(loss.value(outputs, loss.prepare(outputs, torch.tensor([2])))).all()

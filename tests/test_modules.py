@@ -207,3 +207,14 @@ def test_a_constant_column_of_large_numbers_in_float32():
     module = MLP(n_features_in=3, n_outputs=1)
     module.init_from_data(X, torch.randn(50))
     assert not ((X - module.x_mean) / module.x_scale)[:, 2].any()
+
+
+def test_columns_that_the_network_was_not_made_for():
+    x = torch.ones(5, 1)
+    with pytest.raises(ValueError, match="made for X with n_features_in=3 columns; got 1"):
+        MLP(3, 1)(x)  # which would be taken for all three
+    with pytest.raises(ValueError, match="made for X with n_features_in=3 columns; got 1"):
+        LMRegressor(MLP(3, 1)).fit(x.numpy(), np.ones(5))
+    model = LMRegressor(module__n_features_in=3, module__n_outputs=1).initialize()
+    with pytest.raises(ValueError, match="made for X with n_features_in=3 columns; got 2"):
+        model.predict(np.ones((5, 2)))

@@ -1566,10 +1566,10 @@ def test_bad_modules(module, message):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ([1.0, -1, 1, 1, 1], "`weights` must be finite and >= 0 with a positive sum"),
+        ([1.0, -1, 1, 1, 1], "`weights` must be finite and >= 0 with a positive, finite sum"),
         ([1.0, math.nan, 1, 1, 1], "`weights` must be finite"),
         ([1.0, math.inf, 1, 1, 1], "`weights` must be finite"),
-        ([0.0] * 5, "`weights` must be finite and >= 0 with a positive sum"),
+        ([0.0] * 5, "`weights` must be finite and >= 0 with a positive, finite sum"),
         ([1.0] * 4, "`weights` must have one number per sample; got 4 for 5 samples"),
         ([1.0] * 6, "`weights` must have one number per sample; got 6 for 5 samples"),
     ],
@@ -1778,3 +1778,63 @@ def test_default_device_of_torch_does_not_matter(settings):
     expected = losses()
     with torch.device("meta"):  # stands in for a GPU
         assert losses() == expected
+
+
+@pytest.mark.parametrize("gtol", [1e-8, None])
+def test_a_selection_without_influence_does_not_end_a_fit(gtol):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(1, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+    nn.init.zeros_(module[2].weight)  # so the first layer, whose turn is first, does nothing
+    x = torch.linspace(-1, 1, 50, dtype=torch.float64)[:, None]
+    optimizer = LevenbergMarquardt(module, selection="layer", seed=0, gtol=gtol)
+    results = [optimizer.step(x, torch.sin(3 * x)) for _ in range(20)]
+    assert "failed" not in {result.status for result in results}
+    assert not results[0].accepted
+    assert results[-1].loss < 1e-2 * results[0].loss
+
+
+def test_weights_whose_sum_overflows():
+    x = torch.linspace(0, 1, 20)[:, None]
+    with pytest.raises(ValueError, match="with a positive, finite sum"):
+        LevenbergMarquardt(nn.Linear(1, 1)).step(x, x, torch.full((20,), 1e38))
+
+
+@pytest.mark.parametrize("solver", ["cholesky", "qr", "svd"])
+@pytest.mark.parametrize("n_samples", [20, 1])
+def test_squares_that_underflow_are_no_convergence(solver, n_samples):
+    x = torch.linspace(0.5, 1, n_samples)[:, None]
+    module = nn.Linear(1, 1)
+    nn.init.zeros_(module.weight)
+    nn.init.zeros_(module.bias)
+    result = LevenbergMarquardt(module, solver=solver).step(x, 1e-24 * (3 * x - 1))
+    assert result.status == "failed"
+    assert "squares of the residuals are too small for torch.float32" in result.message
+    assert LevenbergMarquardt(module, solver=solver).step(x, 0 * x).status == "converged"  # this one is perfect
+
+
+def test_representation_of_a_result_leaves_out_the_outputs():
+    x = torch.linspace(0, 1, 20)[:, None]
+    assert "tensor" not in repr(LevenbergMarquardt(nn.Linear(1, 1)).step(x, x))
+
+
+class Shifts(nn.Linear):
+    def forward(self, X):
+        return super().forward(X.sub_(0.5))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        Shifts(3, 1),
+        nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 1)),
+        nn.Sequential(nn.Dropout(0.1, inplace=True), nn.Linear(3, 1)),
+    ],
+)
+def test_modules_that_change_their_inputs_are_refused(module):
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    before = x.clone()
+    with pytest.raises(ValueError, match="changes its inputs in place"):
+        LevenbergMarquardt(module).step(x, x[:, :1])
+    assert torch.equal(x, before)
+    hidden = nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace=True), nn.Linear(3, 1))
+    assert LevenbergMarquardt(hidden).step(x, x[:, :1]).accepted

@@ -841,10 +841,14 @@ def test_a_slice_dataset():
 
 
 def test_weights_beyond_float32():
-    with pytest.raises(ValueError, match=r"`sample_weight` must be within the range of torch\.float32; got 1e\+60"):
+    with pytest.raises(
+        ValueError, match=r"`sample_weight` and its sum must be within the range of torch\.float32; got 1e\+60"
+    ):
         regressor().fit(X.astype("f"), Y, sample_weight=np.full(40, 1e60))
-    with pytest.raises(ValueError, match=r"`sample_weight` must be within the range"):
+    with pytest.raises(ValueError, match=r"`sample_weight` and its sum must be within the range"):
         regressor().fit(X.astype("f"), Y, sample_weight=np.full(40, 1e-60))
+    with pytest.raises(ValueError, match=r"`sample_weight` and its sum must be within the range"):
+        regressor().fit(X.astype("f"), Y, sample_weight=np.full(40, 1e38))  # each is in it, their sum is not
     some = np.where(np.arange(40) < 10, 1e-60, 1.0)
     found, expected = (regressor().fit(X.astype("f"), Y, sample_weight=w) for w in (some, some > 0.5))
     np.testing.assert_array_equal(found.predict(X), expected.predict(X))

@@ -310,7 +310,8 @@ class WithParts(WithData):
                 raise
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors(inputs))
             hint = (
-                "A factory gets the number of columns as `n_features_in`; the keys of a dict are forward's arguments."
+                "A factory gets the number of columns as `n_features_in`; the keys of a dict are the arguments of "
+                "forward."
             )
             if "does not require grad" in str(error):
                 hint = (

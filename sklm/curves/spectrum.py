@@ -37,14 +37,20 @@ class Peaks(ReadyCurve):
         height2, ...
     background : {"constant", "linear"} or None, default="constant"
         Parameter ``offset``, or ``offset`` and ``slope``: offset + slope * x.
+    shared : str or sequence of str, default=()
+        Parameters of the peak, such as ``"sigma"``, that are one for all peaks; their names get no number.
     bounds : dict of str to (lower, upper), default=None
-        As in `Curve`; a name without a number, such as ``"height"``, stands for all peaks.
+    fixed : str or sequence of str, default=()
+    **initial : float
+        As in `Curve`; a name without a number, such as ``height``, stands for all peaks.
 
     Examples
     --------
     >>> from sklm.curves import Peaks
     >>> list(Peaks(n_peaks=1, background="linear").parameter_bounds)
     ['sigma1']
+    >>> [name for name, _ in Peaks(n_peaks=2, shared="sigma").named_parameters()]
+    ['height1', 'center1', 'height2', 'center2', 'sigma', 'offset']
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class Peaks(ReadyCurve):
         n_peaks: int = 1,
         peak: type[Peak] = Gaussian,
         background: str | None = "constant",
+        shared: str | Iterable[str] = (),
         bounds: Bounds | None = None,
         fixed: str | Iterable[str] = (),
         **initial: float,
@@ -67,14 +74,29 @@ class Peaks(ReadyCurve):
         if background not in list(BACKGROUNDS):  # a list compares where a dict hashes
             raise ValueError(f"`module__background` must be 'constant', 'linear' or None; got {background!r}.")
         self.peak, self.background = peak, background
-        self.function = _SumOfPeaks(self.n_peaks, peak, background)
-        limits = {f"{name}{k + 1}": b for k in range(self.n_peaks) for name, b in peak.default_bounds.items()}
         own = list(inspect.signature(peak.function).parameters)[1:]
-        if isinstance(bounds, Mapping):  # a name without a number stands for all peaks
-            every = {f"{name}{k + 1}": b for k in range(self.n_peaks) for name, b in bounds.items() if name in own}
-            bounds = every | {name: b for name, b in bounds.items() if name not in own}
-        bounds = merged_bounds(limits, bounds)
-        super().__init__(n_features_in, feature_names_in, bounds=bounds, fixed=fixed, **initial)
+        self.shared = [shared] if isinstance(shared, str) else list(shared)
+        for name in self.shared:
+            if name not in own or name == "center":
+                widths = ", ".join(repr(each) for each in own if each != "center")
+                raise ValueError(f"`module__shared` must be of the parameters {widths} of a peak; got {name!r}.")
+        self._sum = _SumOfPeaks(self.n_peaks, peak, background, self.shared)
+        self.function = self._sum
+
+        def numbered(name: str) -> list[str]:
+            return self._sum.names(name) if name in own else [name]
+
+        def of_all(values: Mapping[str, Any]) -> dict[str, Any]:
+            """Return values by full names; one without a number is for all peaks that have none of their own."""
+            every = {full: value for name, value in values.items() for full in numbered(name)}
+            return every | {name: value for name, value in values.items() if name in every}
+
+        if isinstance(bounds, Mapping):
+            bounds = of_all(bounds)
+        bounds = merged_bounds(of_all(peak.default_bounds), bounds)
+        if isinstance(fixed, Iterable) and not isinstance(fixed, Mapping):
+            fixed = [full for name in ([fixed] if isinstance(fixed, str) else fixed) for full in numbered(name)]
+        super().__init__(n_features_in, feature_names_in, bounds=bounds, fixed=fixed, **of_all(initial))
 
     def guess(self, x: Tensor, y: Tensor, weights: Tensor) -> dict[str, float]:
         x, y, weights, height = scaled(x, y, weights)
@@ -126,7 +148,9 @@ class Peaks(ReadyCurve):
         ordered = [p if c is not None else next(free) for p, c in zip(peaks, given, strict=True)]
         guessed = {f"{name}{k}": value for k, p in enumerate(ordered, 1) for name, value in p.items()}
         guessed |= dict(zip(BACKGROUNDS[self.background], level, strict=True))
-        linear = {*BACKGROUNDS[self.background], *(f"{next(iter(p))}{k}" for k, p in enumerate(ordered, 1))}
+        for name in self.shared:
+            guessed[name] = float(np.median([guessed.pop(f"{name}{k}") for k in range(1, self.n_peaks + 1)]))
+        linear = {*BACKGROUNDS[self.background], *self._sum.names(next(iter(ordered[0])))}
         return {name: value * (height if name in linear else 1) for name, value in guessed.items()}
 
 
@@ -137,21 +161,27 @@ BACKGROUNDS: dict[str | None, tuple[str, ...]] = {"constant": ("offset",), "line
 class _SumOfPeaks:
     """The function of `Peaks`: a callable that pickles, with a signature that names its parameters."""
 
-    def __init__(self, n_peaks: int, peak: type[Peak], background: str | None) -> None:
-        self.peak = peak
+    def __init__(self, n_peaks: int, peak: type[Peak], background: str | None, shared: Sequence[str] = ()) -> None:
+        self.peak, self.shared = peak, shared
         self.own = list(inspect.signature(peak.function).parameters)[1:]
-        self.suffixes = range(1, n_peaks + 1)
-        names = [f"{name}{k}" for k in self.suffixes for name in self.own] + list(BACKGROUNDS[background])
+        self.numbers = range(1, n_peaks + 1)
+        names = [f"{name}{k}" for k in self.numbers for name in self.own if name not in shared]
+        names += [*(name for name in self.own if name in shared), *BACKGROUNDS[background]]
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         self.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in ["x", *names]])
         self.__name__ = f"{n_peaks} x {peak.__name__}"
+
+    def names(self, name: str) -> list[str]:
+        """Return the full names of a parameter of the peaks."""
+        return [name] if name in self.shared else [f"{name}{k}" for k in self.numbers]
 
     def __call__(self, x: Tensor, **parameters: Tensor) -> Tensor:
         total = parameters["offset"] if "offset" in parameters else torch.zeros_like(x)
         if "slope" in parameters:
             total = total + parameters["slope"] * x
-        for k in self.suffixes:
-            total = total + self.peak.function(x, *(parameters[f"{name}{k}"] for name in self.own))
+        for k in self.numbers:
+            own = (parameters[name if name in self.shared else f"{name}{k}"] for name in self.own)
+            total = total + self.peak.function(x, *own)
         return total
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sklm.engine.losses import SquaredError
-from sklm.engine.multistart import best_of, derivative, jacobian_of
+from sklm.engine.multistart import best_of, derivatives
 
 N_CANDIDATES = 2048
 # Where one start is wanted of a curve with so many parameters that are not linear: groups of candidates whose best ones
@@ -76,11 +76,10 @@ def find_starts(
     def outputs(vector: Tensor) -> Tensor:
         return curve(X, vector)
 
-    def along(vector: Tensor, place: int) -> Tensor:
-        return derivative(curve, X, vector, place)
+    units = torch.eye(len(names), dtype=y.dtype, device=y.device)
 
     def jacobian(vector: Tensor) -> Tensor:
-        return jacobian_of(curve, X, vector)
+        return derivatives(curve, X, vector, units)
 
     group = max(N_CANDIDATES // n_starts, MIN_GROUP)
     candidates = y.new_tensor([start[name] for name in names]).repeat(n_starts * group, 1)
@@ -92,7 +91,7 @@ def find_starts(
         warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
         linear = _linear(jacobian, candidates, [places[name] for name in moved if name not in centers])
         if linear:
-            candidates = _solve_linear(outputs, along, candidates, linear, y, weights)
+            candidates = _solve_linear(curve, X, units[linear], candidates, linear, y, weights)
             for name in moved:
                 candidates[:, places[name]] = _clip(candidates[:, places[name]], box.get(name))
         values = torch.vmap(outputs, chunk_size=N_CANDIDATES)(candidates)
@@ -176,8 +175,9 @@ def _linear(jacobian: Callable[[Tensor], Tensor], candidates: Tensor, places: li
 
 
 def _solve_linear(
-    outputs: Callable[[Tensor], Tensor],
-    along: Callable[[Tensor, int], Tensor],
+    curve: Callable[[Tensor, Tensor], Tensor],
+    X: Tensor,
+    units: Tensor,
     candidates: Tensor,
     linear: list[int],
     y: Tensor,
@@ -188,7 +188,7 @@ def _solve_linear(
     candidates[:, linear] = 0.0
 
     def base_and_slopes(vector: Tensor) -> tuple[Tensor, Tensor]:
-        return outputs(vector), torch.stack([along(vector, place) for place in linear], 1)
+        return curve(X, vector), derivatives(curve, X, vector, units)
 
     base, slopes = torch.vmap(base_and_slopes, chunk_size=N_CANDIDATES)(candidates)
     root = weights.sqrt()

@@ -20,17 +20,15 @@ SAME = 1e-6  # relative difference of losses below which the earlier start is ke
 MAX_ELEMENTS = 2**22  # of the Jacobians of all starts; beyond, rows are left out evenly
 
 
-def derivative(curve: Callable[[Tensor, Tensor], Tensor], X: Tensor, point: Tensor, place: int) -> Tensor:
-    """Return the derivative of ``curve(X, point)`` in the parameter at `place`, of shape (n_samples,)."""
-    unit = torch.zeros_like(point).index_fill(0, torch.tensor(place, device=point.device), 1.0)
-    # with no tangent of X torch would import its compiler first, a second of work
-    tangent: Tensor = torch.func.jvp(curve, (X, point), (torch.zeros_like(X), unit))[1]
-    return tangent
+def derivatives(curve: Callable[[Tensor, Tensor], Tensor], X: Tensor, point: Tensor, units: Tensor) -> Tensor:
+    """Return the derivatives of ``curve(X, point)`` along the rows of `units`, of shape (n_samples, n_units)."""
 
+    def along(unit: Tensor) -> Tensor:
+        # with no tangent of X torch would import its compiler first, a second of work
+        tangent: Tensor = torch.func.jvp(curve, (X, point), (torch.zeros_like(X), unit))[1]
+        return tangent
 
-def jacobian_of(curve: Callable[[Tensor, Tensor], Tensor], X: Tensor, point: Tensor) -> Tensor:
-    """Return the derivatives in all parameters, (n_samples, n_parameters)."""
-    return torch.stack([derivative(curve, X, point, place) for place in range(len(point))], 1)
+    return torch.vmap(along, out_dims=1)(units)
 
 
 def best_of(
@@ -77,7 +75,8 @@ def best_of(
 
     def quadratic(points: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return gradients (n_starts, n_parameters) and curvatures (n_starts, n_parameters, n_parameters)."""
-        jacobian = torch.vmap(lambda point: jacobian_of(curve, X, point))(points)
+        units = torch.eye(points.shape[1], dtype=points.dtype, device=points.device)
+        jacobian = torch.vmap(lambda point: derivatives(curve, X, point, units))(points)
         flat = outputs.reshape(-1, 1)
         residual, factor = loss.linearize(flat, loss.prepare(flat, repeated))
         slope = (residual[:, :, None] * factor).sum((1, 2)).reshape(outputs.shape) * weights

@@ -823,7 +823,9 @@ def _normalized(weights: Tensor | None, n_samples: int, like: Tensor) -> Tensor 
     if len(weights) != n_samples:
         raise ValueError(f"`weights` must have one number per sample; got {len(weights)} for {n_samples} samples.")
     if not bool(torch.isfinite(weights).all() & (weights >= 0).all()) or not 0 < float(weights.sum()) < math.inf:
-        raise ValueError("`weights` must be >= 0 with a finite sum above 0; drop the samples that do not count.")
+        raise ValueError(
+            "`weights` must be finite and >= 0 with a positive, finite sum; drop the samples that do not count."
+        )
     return weights
 
 
