@@ -19,6 +19,7 @@ the same chunks as its rows.
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -426,7 +427,7 @@ class ModuleFunction:
     def _scalar_rows(self, vector: Tensor, inputs: Any, copies: Any, factor: Tensor) -> Any:
         scalars: Any = self.scalars
         jacobian = scalars.rows(copies)
-        if not bool(torch.isfinite(jacobian.sum())):
+        if not math.isfinite(float(jacobian.sum())):
             jacobian = self._by_differences(vector, inputs, copies.outputs.detach().reshape(-1), jacobian)
         self._last = vector, inputs, jacobian
         return factor * jacobian[:, None, :]

@@ -291,11 +291,11 @@ def _moved_norm(problem: SubProblem, gradient: Tensor, moved: Tensor) -> float:
 def reduce_rows(rows: Rows, penalty: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return R (at most p rows), Q'r and |r|^2 of the stacked rows, holding one chunk and R at a time."""
     n_params = len(theta)
-    stacked = theta.new_zeros(0, n_params + 1)
+    stacked, square = theta.new_zeros(0, n_params + 1), theta.new_zeros(())
     if bool(penalty.any()):
         root = penalty.sqrt()
         stacked = torch.cat([torch.diag(root), (root * theta)[:, None]], 1)[root != 0]
-    square = stacked[:, -1].square().sum()
+        square = stacked[:, -1].square().sum()
     for matrix, residual in rows:
         square = square + residual @ residual
         folded = _folded(torch.cat([matrix.T, residual[None]]).T)  # LAPACK's order of storage
