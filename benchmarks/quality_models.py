@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegressionCV, RidgeCV
 from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from skorch import NeuralNetClassifier, NeuralNetRegressor
-from skorch.callbacks import Callback, EarlyStopping
+from skorch.callbacks import EarlyStopping
 from torch import nn
 
 from sklm import MLP, LMClassifier, LMRegressor
@@ -175,16 +175,21 @@ class SteepStart(MLP):
                 parameter *= 0.7 / 0.25
 
 
-class Accelerate(Callback):
-    """Switches geodesic acceleration on, which the estimators keep for curves."""
+class Accelerated:
+    """Switches geodesic acceleration on, which the estimators keep for curves, in all runs of a fit."""
 
-    def __repr__(self):
-        return "Accelerate()"
+    def _build_optimizer(self, seed):
+        optimizer = super()._build_optimizer(seed)
+        optimizer.acceleration = optimizer._accelerates = True
+        return optimizer
 
-    def on_train_begin(self, net, **kwargs):
-        state = net.optimizer_.state_dict()
-        state["levenberg_marquardt"]["accelerates"] = True
-        net.optimizer_.load_state_dict(state)
+
+class AcceleratedRegressor(Accelerated, LMRegressor):
+    pass
+
+
+class AcceleratedClassifier(Accelerated, LMClassifier):
+    pass
 
 
 def changes():
@@ -214,7 +219,7 @@ def changes():
             for scaling in ("identity", "more", "marquardt")
         ),
         change("damping__initial=1", {"damping__initial": 1.0}),
-        change("geodesic acceleration", {"callbacks": [Accelerate()]}),
+        change("geodesic acceleration", {}, (AcceleratedRegressor, AcceleratedClassifier)),
         change("ftol, xtol, gtol 1e-4", dict.fromkeys(("ftol", "xtol", "gtol"), 1e-4)),
         change("max_epochs=30", {"max_epochs": 30}),
         change("max_epochs=300", {"max_epochs": 300}),
@@ -227,7 +232,8 @@ def changes():
     ]
 
 
-def change(name, kwargs, **fields):
+def change(name, kwargs, kinds=(LMRegressor, LMClassifier), **fields):
     """Return a variant of sklm; `fields` are those of `Model`."""
     text = ", ".join(f"{key}={getattr(value, '__name__', repr(value))}" for key, value in kwargs.items())
-    return Model(f"LM {name}".strip(), either(LMRegressor(**kwargs), LMClassifier(**kwargs)), "sklm", text, **fields)
+    estimators = [kind(**kwargs) for kind in kinds]
+    return Model(f"LM {name}".strip(), either(*estimators), "sklm", text, **fields)

@@ -365,7 +365,7 @@ class LMClassifier(ClassifierMixin, LMNet):
     alpha : float, "bayes" or "auto", default="auto"
         L2 penalty on weight matrices; separable classes have no finite optimum without one. ``"bayes"`` as in
         `LMRegressor`, by the Laplace approximation with the curvature of the criterion. ``"auto"`` is ``"bayes"`` where
-        it is for `LMRegressor`, else 0.01.
+        it is for `LMRegressor`, else 1, as scikit-learn's LogisticRegression.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes as ``{label: weight}``, labels without one weigh 1; or weights that are inverse to the
         number of samples of a class, ``n_samples / (n_classes * n_samples_of_the_class)``, with `sample_weight` counted
@@ -407,7 +407,7 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
     """
 
     classes_: np.ndarray
-    _fixed_alpha = 0.01
+    _fixed_alpha = 1.0
 
     if TYPE_CHECKING:  # scikit-learn's mixins have no types
 

@@ -311,7 +311,10 @@ class _Curvature:
                 self.n_effective -= float((self.negative @ self.inverse_root).square().sum())
 
     def _robust_variance(self) -> Tensor:
-        """Return the squared median size of the weighted residuals, in units of a normal standard deviation."""
+        """Return the squared median size of the weighted residuals, in units of a normal standard deviation.
+
+        It wants the same correction for the parameters as a sum of squares.
+        """
         sizes = (self.problem.weights.sqrt()[:, None] * (self.outputs - self.targets)).abs()
         return (MAD * sizes.quantile(0.5, dim=0)).square()
 
@@ -334,7 +337,9 @@ class _Curvature:
             if isinstance(self.loss, SquaredError):
                 fit = n_samples * float(torch.log(squares / n_samples).sum())
             if dof:
-                variance = squares / dof if isinstance(self.loss, SquaredError) else self._robust_variance()
+                variance = (
+                    squares / dof if isinstance(self.loss, SquaredError) else self._robust_variance() * n_samples / dof
+                )
         else:
             chi_square = fit = 2 * float(problem.weights @ self.loss.value(self.outputs, self.targets))
         known = problem.absolute_sigma or not self.has_residuals
@@ -420,7 +425,7 @@ class _Curvature:
             reasons[names[positions[i]]] = "not identifiable"
         if not is_finite:
             why = (
-                "the loss has no curvature at most residuals; use soft_l1 or huber"
+                "the loss has no curvature at most residuals; use a larger delta, or soft_l1 in place of absolute_error"
                 if dof
                 else "no degrees of freedom are left"
             )

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
-from scipy.special import log_softmax
+from scipy.special import expit, log_softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
+from sklm import LMClassifier
 from sklm.engine import LevenbergMarquardt
 from sklm.engine.convergence import ConvergenceTests, largest_cosine, relative_offset
 from sklm.engine.losses import BinaryCrossEntropy
@@ -303,3 +306,15 @@ def test_poisson_does_not_stop_at_a_mean_far_too_small():
     module = torch.nn.Linear(1, 1, bias=False).double()
     torch.nn.init.constant_(module.weight, -80.0)
     assert "gtol" not in first_message(module, "poisson", x, y)
+
+
+@pytest.mark.parametrize(("center", "spread"), [(2000, 100), (1e6, 1e5), (1e4, 3e3)])
+def test_a_saturated_row_that_is_wrong_is_no_convergence(center, spread):
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        z = rng.standard_normal((150, 1))
+        y = (rng.random(150) < expit(1.5 * z[:, 0])).astype(int)
+        model = LMClassifier("a + b * x", random_state=0).fit(center + spread * z, y)
+        expected = LogisticRegression(C=np.inf, tol=1e-10).fit(z, y)
+        found = log_loss(y, model.predict_proba(center + spread * z))
+        assert found <= log_loss(y, expected.predict_proba(z)) + 1e-6

@@ -923,7 +923,7 @@ def test_partial_fit_goes_on():
 
 def test_partial_fit_with_classes():
     first = THREE != "red"
-    model = classifier(max_epochs=5).partial_fit(X[first], THREE[first], classes=["red", "green", "blue"])
+    model = classifier(max_epochs=5, alpha=0.01).partial_fit(X[first], THREE[first], classes=["red", "green", "blue"])
     assert model.classes_.tolist() == ["blue", "green", "red"]
     model.partial_fit(X, THREE).partial_fit(X, THREE)
     assert model.predict_proba(X).shape == (40, 3)

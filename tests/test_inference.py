@@ -1245,3 +1245,13 @@ def test_a_profile_that_jumps_has_no_end():
         low, high = model.confidence_intervals(method="profile", names="width")["width"]
     assert np.isnan(low)
     assert high == pytest.approx(1.71, abs=0.01)
+
+
+def test_robust_residual_variance_allows_for_the_parameters():
+    x = np.linspace(-1, 1, 12)[:, None]
+    found = []
+    for seed in range(60):
+        y = 1 + x[:, 0] + 0.3 * np.random.default_rng(seed).standard_normal(12)
+        model = LMRegressor("a + b*x + c*x**2 + d*x**3 + e*x**4", criterion="huber", criterion__delta=1e3)
+        found.append(model.fit(x, y).residual_variance_)
+    assert np.mean(found) == pytest.approx(0.3**2, rel=0.2)  # 0.58 of it without the degrees of freedom

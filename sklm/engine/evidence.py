@@ -20,7 +20,8 @@ A robust loss rho belongs to noise of the density exp(-rho(r) / phi) / Z(phi): t
 of n log(phi) / 2, and phi is where the mean of rho over that noise is D / n + gamma phi / (2 n).
 For likelihoods without a dispersion (classes, counts) phi and 2 D / n are 1. Weights that are whole numbers without a
 common divisor count as repeated rows; of others, such as 1 / sigma^2, only the ratios count, and W is here the number
-of rows: the alpha of the loss with these weights is the one above times their sum over that number.
+of rows: the alpha of the loss with these weights is the one above times their sum over that number. Weights of counts,
+their exposures, are taken as they are.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from scipy import optimize
 from torch import Tensor
 
 from sklm.engine._checks import check_real
-from sklm.engine.losses import BinaryCrossEntropy, Cauchy, CrossEntropy, Elementwise, Loss, plain_form
+from sklm.engine.losses import BinaryCrossEntropy, Cauchy, CrossEntropy, Elementwise, Loss, Poisson, plain_form
 from sklm.engine.solvers import SubProblem
 
 WIDTH = 10.0  # of parameters without a penalty, in standard deviations of inputs and targets
@@ -83,6 +84,16 @@ def counted(weights: Tensor) -> Tensor:
     if is_whole and math.gcd(*torch.unique(weights).long().tolist()) == 1:
         return weights
     return (weights > 0).to(weights)
+
+
+def are_exposures(criterion: Loss) -> bool:
+    """Return whether weights are those of counts, which are taken as they are: times or areas of observation."""
+    return isinstance(plain_form(criterion, 1)[0], Poisson)
+
+
+def counted_rows(weights: Tensor, criterion: Loss) -> float:
+    """Return how many rows the weights stand for together."""
+    return float((weights if are_exposures(criterion) else counted(weights)).sum())
 
 
 def first_alpha(loss: float, of_constant: float, n_matrices: int) -> float:

@@ -48,7 +48,7 @@ from sklm.engine.damping import Damping, resolve_damping
 from sklm.engine.evidence import (
     LOSS_TOLERANCE,
     check_alpha,
-    counted,
+    counted_rows,
     estimate,
     first_alpha,
     loss_of_constant,
@@ -407,7 +407,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         n_rows = total
         if weights is not None and self.bayes:
             ratio = self.rows_per_weight
-            n_rows = float(counted(weights).sum()) if ratio is None else ratio * total
+            n_rows = counted_rows(weights, self.criterion) if ratio is None else ratio * total
         roots = share.sqrt() if weights is not None else share[:1].sqrt().expand(n_samples)
 
         before = rng_state(function.device)
@@ -510,7 +510,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             )
             return self._unmoved(point, "failed", reason, solver)
         theta = point.theta if indices is None else point.theta[indices]
-        cosine = self._cosine(problem, theta, indices)
+        cosine = self._cosine(problem, point, theta, indices)
         passed = self.tests.at_point(cosine)
         if passed:
             found = self._unmoved(point, "converged", passed, solver, cosine=cosine)
@@ -588,11 +588,11 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             return result
         return self._confirmed((judges[0][0], kept), indices, None if accepted else problem, result)
 
-    def _cosine(self, problem: SubProblem, theta: Tensor, indices: Tensor | None) -> float:
+    def _cosine(self, problem: SubProblem, point: Point, theta: Tensor, indices: Tensor | None) -> float:
         """Return the largest cosine between residuals and the columns of the parameters that no bound holds."""
         gradient, diagonal = problem.gradient, problem.diagonal
         free = self._free(problem, theta, indices)
-        return largest_cosine(gradient[free], diagonal[free], problem.residual_norm)
+        return largest_cosine(gradient[free], diagonal[free], _residual_size(problem, point))
 
     def _free(self, problem: SubProblem, theta: Tensor, indices: Tensor | None) -> Tensor | slice:
         """Return which parameters no bound holds."""
@@ -665,7 +665,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if not isinstance(problem, QR):
             return result
         theta = point.theta if indices is None else point.theta[indices]
-        best, offset = point, self._offset(problem, theta, indices)
+        best, offset = point, self._offset(problem, point, theta, indices)
         size = float((batch.weights @ point.outputs.square()).sum().sqrt())
         rounding = (
             ROUNDING * torch.finfo(theta.dtype).eps * max(1.0, size / problem.residual_norm)
@@ -688,7 +688,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             if near:
                 found = self._linearize(batch, trial, indices)[0]
                 place = trial.theta if indices is None else trial.theta[indices]
-                lower = self._offset(found, place, indices)
+                lower = self._offset(found, trial, place, indices)
             if near and lower < offset:
                 fall = lower / offset
                 best, offset, problem, theta = trial, lower, found, place
@@ -698,7 +698,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
                 break
         if indices is None and not batch.is_penalized:
             self.triangle = best.theta, problem.triangle  # type: ignore[attr-defined]  # a QR, as at the start
-        cosine = self._cosine(problem, theta, indices)
+        cosine = self._cosine(problem, best, theta, indices)
         moved = best is not point
         if moved:
             self._move(batch, best)
@@ -706,12 +706,12 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         denied = rounding < 1 and not offset <= OFFSET_LIMIT and result.damping < self.damping.maximum
         return replace(result, status="running", message="") if denied else result
 
-    def _offset(self, problem: SubProblem, theta: Tensor, indices: Tensor | None) -> float:
+    def _offset(self, problem: SubProblem, point: Point, theta: Tensor, indices: Tensor | None) -> float:
         """Return how much of the residuals the Jacobian can still explain: |Q'r| / |r| over the free parameters."""
         if not isinstance(problem, QR):
             return math.nan
         free = self._free(problem, theta, indices)
-        return relative_offset(problem.triangle[:, free], problem.target, problem.residual_norm)
+        return relative_offset(problem.triangle[:, free], problem.target, _residual_size(problem, point))
 
     def _trial(self, batch: Batch, point: Point, step: Tensor, indices: Tensor | None) -> Point:
         theta = point.theta + step if indices is None else point.theta.index_add(0, indices, step)
@@ -827,6 +827,15 @@ def _normalized(weights: Tensor | None, n_samples: int, like: Tensor) -> Tensor 
             "`weights` must be finite and >= 0 with a positive, finite sum; drop the samples that do not count."
         )
     return weights
+
+
+def _residual_size(problem: SubProblem, point: Point) -> float:
+    """Return the norm of the residuals for the stopping tests, of which the loss is half the square.
+
+    The residuals of a likelihood are derivatives over the roots of its curvature: one row that is wrong and saturated,
+    where that vanishes, may be 1e8 large, and beside it every gradient would look small.
+    """
+    return min(problem.residual_norm, math.sqrt(2 * point.loss)) if point.loss > 0 else problem.residual_norm
 
 
 def _differ(one: Tensor, other: Tensor) -> bool:

@@ -103,7 +103,7 @@ class _Robust(Elementwise):
     delta = 1.0
 
     def noise(self, phi: float) -> tuple[float, float]:
-        ratio = self.delta**2 / phi
+        ratio = self.delta / phi * self.delta  # without a power, which may overflow
         if ratio > NEAR_NORMAL:
             return _normal(phi)
         log_integral, mean = self._noise(ratio)  # with r in units of sqrt(phi)
@@ -236,7 +236,13 @@ class Poisson(Loss):
             raise ValueError(f"{self} needs y >= 0; got {targets.min().item():g}. Pass another criterion.")
 
     def link(self, targets: Tensor) -> Tensor:
-        return targets.clamp_min(0.5).log() if self.log_link else targets  # half a count stands for none
+        if not self.log_link:
+            return targets
+        positive = targets[targets > 0]
+        least = (
+            min(1.0, float(positive.min())) if positive.numel() else 1.0
+        )  # a count, or one over the largest exposure
+        return targets.clamp_min(least / 2).log()  # half a count stands for none
 
     def mean(self, outputs: Tensor) -> Tensor:
         return outputs.exp() if self.log_link else outputs
