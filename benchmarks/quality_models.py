@@ -2,7 +2,7 @@
 
 import ast
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -219,7 +219,9 @@ def changes():
             for scaling in ("identity", "more", "marquardt")
         ),
         change("damping__initial=1", {"damping__initial": 1.0}),
-        change("geodesic acceleration", {}, (AcceleratedRegressor, AcceleratedClassifier)),
+        replace(
+            change("geodesic acceleration", {}, (AcceleratedRegressor, AcceleratedClassifier)), parameters="Accelerated"
+        ),
         change("ftol, xtol, gtol 1e-4", dict.fromkeys(("ftol", "xtol", "gtol"), 1e-4)),
         change("max_epochs=30", {"max_epochs": 30}),
         change("max_epochs=300", {"max_epochs": 300}),
