@@ -259,8 +259,8 @@ class LMRegressor(RegressorMixin, Uncertainty):
             Targets; None when a Dataset has them.
         sample_weight : array of shape (n_samples,), default=None
             Weights >= 0, equivalent to repeated rows; for measurements with standard deviation sigma, 1 / sigma**2.
-            With ``alpha="bayes"`` only whole numbers without a common divisor count as repeated rows, of others the
-            ratios.
+            Of rates with ``criterion="poisson"`` the exposures: pass counts / exposure as y. With ``alpha="bayes"``
+            only whole numbers without a common divisor count as repeated rows, of others (but exposures) the ratios.
 
         Returns
         -------
