@@ -1208,3 +1208,33 @@ print([name for name in ("torch._dynamo", "sympy", "scipy.signal") if name in sy
 """
     found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
     assert found.stdout == "[]\n"
+
+
+LAWS = {  # of very different units, with noise of 1 to 3 per cent
+    "a * exp(-e / (8.314 * x))": (np.linspace(300, 380, 12), [1e10, 6e4]),
+    "x / e + a * (x / 1e6)**n": (np.linspace(1e7, 5e8, 25), [7e10, 1e-20, 7.0]),
+    "i + (z - i) * (1 + (l * x)**2)**((n - 1) / 2)": (np.geomspace(1e-3, 1e4, 30), [0.003, 50.0, 8.0, 0.35]),
+    "a * x0**n * exp(-q / (8.314 * x1))": (
+        np.array([(s, t) for s in (20, 40, 80, 160) for t in (750, 800, 850, 900)], dtype=float),
+        [1e-3, 4.0, 2.5e5],
+    ),
+}
+
+
+@pytest.mark.parametrize("formula", LAWS)
+def test_start_of_laws_in_units_of_their_own(formula):
+    x, truth = LAWS[formula]
+    X = x.reshape(len(x), -1)
+    names = [name for name, _ in Curve(formula, n_features_in=X.shape[1]).named_parameters()]
+    true = {f"module__{name}": value for name, value in zip(names, truth, strict=True)}
+    for seed in range(3):
+        rng = np.random.default_rng(1000 + seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            columns = {f"x{i}" if X.shape[1] > 1 else "x": torch.tensor(X[:, i]) for i in range(X.shape[1])}
+            values = {name: torch.tensor(value) for name, value in zip(names, truth, strict=True)}
+            f = Formula(formula)({**columns, **values}, torch.tensor(X)).numpy()
+            y = f * (1 + 0.02 * rng.standard_normal(len(x)))
+            best = LMRegressor(formula, **true).fit(X, y, sample_weight=1 / f**2)
+            model = LMRegressor(formula, random_state=seed).fit(X, y, sample_weight=1 / f**2)
+        assert model.chi_square_ <= best.chi_square_ * 1.001, (seed, model.parameters_)

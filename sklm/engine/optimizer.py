@@ -703,8 +703,12 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if moved:
             self._move(batch, best)
         result = replace(result, loss=best.loss, outputs=best.outputs, cosine=cosine, accepted=result.accepted or moved)
-        denied = rounding < 1 and not offset <= OFFSET_LIMIT and result.damping < self.damping.maximum
-        return replace(result, status="running", message="") if denied else result
+        if not (rounding < 1 and not offset <= OFFSET_LIMIT):
+            return result
+        if result.damping < self.damping.maximum or result.accepted:
+            return replace(result, status="running", message="")
+        reason = f"no step lowers the loss with damping at its maximum {result.damping:g}"
+        return replace(result, status="failed", message=reason)
 
     def _offset(self, problem: SubProblem, point: Point, theta: Tensor, indices: Tensor | None) -> float:
         """Return how much of the residuals the Jacobian can still explain: |Q'r| / |r| over the free parameters."""
