@@ -339,9 +339,8 @@ class Uncertainty(LMNet):
         weighted = self._weights() is not None
         loss = plain_form(self.criterion_, found.n_outputs)[0]
         chi_square = "Chi-square" if isinstance(loss, Elementwise) else "Deviance"
-        is_robust = isinstance(loss, Elementwise) and not isinstance(
-            loss, SquaredError
-        )  # it has outliers in its square
+        # the squares of a robust loss have the outliers in them
+        is_robust = isinstance(loss, Elementwise) and not isinstance(loss, SquaredError)
         deviations = [] if np.isnan(found.residual_variance).all() else np.sqrt(found.residual_variance)
         statistics = {
             "Loss": str(self.criterion_),

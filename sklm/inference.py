@@ -39,7 +39,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from sklm.engine.bounds import Box
-from sklm.engine.evidence import known_dispersion, prior_of_others
+from sklm.engine.evidence import prior_of_others
 from sklm.engine.inputs import map_tensors
 from sklm.engine.jacobian import ModuleFunction, element_names
 from sklm.engine.losses import Elementwise, Loss, SquaredError, plain_form
@@ -234,8 +234,7 @@ class _Curvature:
         criterion, weights = self.problem.criterion, self.problem.weights
         targets = criterion.prepare(self.outputs, self.problem.targets)
         loss = float(weights @ criterion.value(self.outputs, targets) / weights.sum())
-        known = known_dispersion(criterion, self.n_outputs)
-        tau = prior_of_others(self.theta, self.function.penalized, loss, self.n_outputs, dispersion=known)
+        tau = prior_of_others(self.theta, self.function.penalized, loss, self.n_outputs, criterion)
         return tau.to(self.theta)
 
     def _factor(self) -> Tensor:

@@ -123,7 +123,7 @@ class MLP(nn.Module):
             self.y_mean, self.y_scale = _mean_and_scale(y.reshape(len(y), -1), sample_weight)
 
     def _check_columns(self, X: Tensor) -> None:
-        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        if torch.jit.is_tracing() or not isinstance(X, Tensor) or not X.ndim:  # type: ignore[attr-defined, no-untyped-call]
             return
         if X.shape[-1] != len(self.x_mean):  # one column would be taken for all
             raise ValueError(

@@ -1238,3 +1238,21 @@ def test_start_of_laws_in_units_of_their_own(formula):
             best = LMRegressor(formula, **true).fit(X, y, sample_weight=1 / f**2)
             model = LMRegressor(formula, random_state=seed).fit(X, y, sample_weight=1 / f**2)
         assert model.chi_square_ <= best.chi_square_ * 1.001, (seed, model.parameters_)
+
+
+def test_a_function_of_x_without_forward_mode():
+    def absorbed(x, a, b, c):
+        return a * torch.special.gammaincc(torch.full_like(x, 2.0), x / 30) * torch.exp(-(((x - b) / c) ** 2))
+
+    x = np.linspace(1, 100, 60)
+    y = absorbed(*map(torch.tensor, (x, 5.0, 40.0, 12.0))).numpy()
+    model = LMRegressor(curve(absorbed), random_state=0).fit(x[:, None], y)
+    np.testing.assert_allclose([model.parameters_[name] for name in "ab"], [5, 40], rtol=1e-6)
+
+
+def test_starts_from_integers():
+    x = torch.arange(1, 40)
+    y = 3 * torch.exp(-0.1 * x.double()) + 1
+    module = Curve("a * exp(-b * x) + c")
+    module.init_from_data(x[:, None], y)
+    assert module.b.item() == pytest.approx(0.1, rel=0.5)

@@ -352,7 +352,7 @@ def test_an_epoch_that_was_broken_off_is_left_out(fitted):
 
 def test_damping_display_shows_every_step_of_mini_batches():
     X, y = decay_data()
-    model = LMClassifier(random_state=0, batch_size=10, max_epochs=5).partial_fit(X, y > 1)
+    model = LMClassifier(random_state=0, batch_size=10, max_epochs=5, alpha=0.01).partial_fit(X, y > 1)
     display = DampingDisplay.from_estimator(model)
     steps = [batch for row in model.history_ for batch in row["batches"]]
     assert len(steps) == 20
@@ -482,3 +482,10 @@ def test_losses_within_a_decade_have_a_linear_axis():
     with pytest.warns(ConvergenceWarning):
         scales = [LossCurveDisplay.from_estimator(m.fit(X, y)).ax_.get_yscale() for m in (flat, steep)]
     assert scales == ["linear", "log"]
+
+
+def test_data_without_points():
+    X, y = decay_data()
+    model = LMRegressor("a * exp(-b * x) + c").fit(X, y)
+    display = FitDisplay.from_estimator(model, X, y, point_kwargs={"fmt": "none"}, name="one")
+    assert display.line_ is not None

@@ -650,3 +650,41 @@ def test_link_of_rates():
     torch.testing.assert_close(link(counts / 1e6), (torch.tensor([0.5, 1, 3, 7], dtype=torch.float64) / 1e6).log())
     torch.testing.assert_close(link(counts + 5)[0], torch.tensor(5.0, dtype=torch.float64).log())
     torch.testing.assert_close(link(0 * counts), torch.full_like(counts, 0.5).log())
+
+
+class StopAt(Callback):
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_end(self, net, **kwargs):
+        self.seen = len(net.history)
+        if self.seen == self.epoch:
+            raise KeyboardInterrupt
+
+
+def test_a_callback_that_stops_a_fit_stops_all_of_it(monkeypatch):
+    rng = np.random.default_rng(0)
+    x = np.sort(rng.uniform(-3, 3, 60))[:, None]
+    y = np.sin(3 * x[:, 0]) + 0.1 * rng.standard_normal(60)
+    steps = []
+    step = LevenbergMarquardt.step
+    monkeypatch.setattr(LevenbergMarquardt, "step", lambda *args, **kw: steps.append(1) or step(*args, **kw))
+    model = LMRegressor(random_state=0, callbacks=[StopAt(3)]).fit(x, y)
+    assert len(steps) == model.n_iter_ == 3
+
+
+@pytest.mark.parametrize("loss", [SquaredError(), AbsoluteError(), Huber(), Huber(delta=1e-150), SoftL1(), Cauchy()])
+@pytest.mark.parametrize("mean", [1e-290, 1e-30, 1.0, 1e30])
+def test_dispersion_of_extremes(loss, mean):
+    phi = fitted_dispersion(loss, mean, 0.5)
+    assert 0 < phi < np.inf
+    assert loss.noise(phi)[1] - phi / 4 == pytest.approx(mean, rel=1e-6) or isinstance(loss, Cauchy)
+
+
+def test_extreme_targets_of_a_network():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 2))
+    y = np.sin(X[:, 0]) + 0.1 * rng.standard_normal(60)
+    for scale in (1e-150, 1e150):
+        model = LMRegressor(random_state=0).fit(X, scale * y)
+        assert model.score(X, scale * y) > 0.9

@@ -218,3 +218,9 @@ def test_columns_that_the_network_was_not_made_for():
     model = LMRegressor(module__n_features_in=3, module__n_outputs=1).initialize()
     with pytest.raises(ValueError, match="made for X with n_features_in=3 columns; got 2"):
         model.predict(np.ones((5, 2)))
+
+
+def test_columns_are_not_looked_at_where_there_are_none():
+    assert MLP(1, 1)(torch.tensor(0.5)).shape == (1,)
+    assert torch.vmap(MLP(1, 1))(torch.randn(5)).shape == (5, 1)
+    assert torch.fx.symbolic_trace(MLP(2, 1))(torch.ones(3, 2)).shape == (3, 1)

@@ -1838,3 +1838,10 @@ def test_modules_that_change_their_inputs_are_refused(module):
     assert torch.equal(x, before)
     hidden = nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace=True), nn.Linear(3, 1))
     assert LevenbergMarquardt(hidden).step(x, x[:, :1]).accepted
+
+
+def test_tensors_of_inference_mode():
+    with torch.inference_mode():
+        x = torch.linspace(0, 1, 20)[:, None]
+    with pytest.raises(RuntimeError, match=r"[Ii]nference"):
+        LevenbergMarquardt(nn.Linear(1, 1)).step(x, x)

@@ -271,6 +271,8 @@ class WithParts(WithData):
             try:
                 loss.value(outputs[:n_rows], targets)
             except (TypeError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                    raise
                 raise ValueError(
                     f"`criterion` cannot be called as loss(outputs, targets) with outputs of shape "
                     f"{tuple(outputs[:n_rows].shape)} and targets of shape {tuple(targets.shape)}: {error}. "

@@ -93,7 +93,8 @@ class LMNet(WithFiles):
                 run = self._train_once(data, seed, restart, best)
                 if (run.exhausted or run.verdict == "Stopped") and self._is_left_to_us():
                     self._train_once(data, seed, restart, best, "strategy")
-                if self._has_two_alphas() and self._low_alpha_pays(data, seed, restart, best):
+                goes_on = run.verdict != "Stopped by a callback" and self._has_two_alphas()
+                if goes_on and self._low_alpha_pays(data, seed, restart, best):
                     self._train_once(data, seed, restart, best, "alpha")
                 if isinstance(self.module_, Curve):
                     break  # its starts were compared before the fit

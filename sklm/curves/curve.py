@@ -124,7 +124,7 @@ class Curve(nn.Module):
 
     @property
     def given(self) -> dict[str, float]:
-        """Initial values that the user has given, by name."""
+        """Values of the parameters that the user has given a start, by name: the fitted ones after a fit."""
         return {name: self._parameters[name].item() for name in self._given}  # type: ignore[union-attr]
 
     @property

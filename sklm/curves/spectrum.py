@@ -75,7 +75,13 @@ class Peaks(ReadyCurve):
             raise ValueError(f"`module__background` must be 'constant', 'linear' or None; got {background!r}.")
         self.peak, self.background = peak, background
         own = list(inspect.signature(peak.function).parameters)[1:]
-        self.shared = [shared] if isinstance(shared, str) else list(shared)
+        if not isinstance(shared, Iterable) or isinstance(shared, Mapping):
+            raise ValueError(f"`module__shared` must be a name or a sequence of names; got {shared!r}.")
+        self.shared = [shared] if isinstance(shared, str) else list(dict.fromkeys(shared))
+        if "center" in initial and self.n_peaks > 1:
+            raise ValueError(
+                "`module__center` would put all peaks at one place; pass module__center1, module__center2, ..."
+            )
         for name in self.shared:
             if name not in own or name == "center":
                 widths = ", ".join(repr(each) for each in own if each != "center")

@@ -124,12 +124,13 @@ def find_starts(
         jacobians = torch.vmap(jacobian, chunk_size=N_CANDIDATES)(best.flatten(0, 1))
         smooth = torch.isfinite(jacobians).flatten(1).all(1).reshape(order.shape)
     first = (smooth & (best.abs() < LARGEST).all(2)).long().argmax(1)
-    chosen = best[torch.arange(n_groups, device=best.device), first]
+    groups = torch.arange(n_groups, device=best.device)
+    chosen, least = best[groups, first], losses[groups, order[groups, first]]
     if n_groups > n_starts:
         sides = [box.get(name, (-math.inf, math.inf)) if name in moved else (start[name],) * 2 for name in names]
         lower, upper = chosen.new_tensor(sides).unbind(1)
         found = best_of(curve, chosen, SquaredError(), X, y, weights, lower, upper, steps=COMPARING_STEPS)
-        chosen = chosen[:1] if found is None else found[None]
+        chosen = chosen[least.argmin()][None] if found is None else found[None]
     return [dict(zip(names, values, strict=True)) for values in chosen.tolist()]
 
 

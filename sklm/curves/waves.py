@@ -13,7 +13,7 @@ from sklm.curves.curve import ReadyCurve
 from sklm.curves.separable import best_candidate, both_signs, extent, powers_of_ten, product, thinned
 
 FASTEST = 5  # times half the number of rows per span: the highest frequency that is looked for in uneven x
-LEFT = 0.5  # share of what slow waves leave of y that a fast one, which could be an alias, must not exceed
+LEFT = 0.15  # share of the variance that slow waves must leave for fast ones, which may be aliases, to be looked at
 
 
 def wave_frequencies(x: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,8 +58,9 @@ def _guess_wave(x: Tensor, y: Tensor, weights: Tensor, decays: Tensor, given: Ma
     x, y, weights = thinned(x, y, weights)
     found: dict[str, float] = {}
     least = math.inf
+    mean = (weights @ y) / weights.sum()
     for frequencies in grids:
-        if not len(frequencies):
+        if not len(frequencies) or (found and least < LEFT * float(weights @ (y - mean).square())):
             continue
         grid = product(frequency=frequencies, decay=decays)
         envelope = torch.exp(-grid["decay"][:, None] * x)
@@ -68,7 +69,7 @@ def _guess_wave(x: Tensor, y: Tensor, weights: Tensor, decays: Tensor, given: Ma
         best, coefficients = best_candidate(columns, y, weights)
         fitted = sum(value * column[best] for value, column in zip(coefficients, columns, strict=True))
         left = float(weights @ (y - fitted).square())
-        if not found or left < LEFT * least:
+        if not found or left < least / 2:
             sine, cosine, offset = coefficients
             least, found = left, {name: float(values[best]) for name, values in grid.items()}
             found |= {"amplitude": math.hypot(sine, cosine), "phase": math.atan2(cosine, sine), "offset": offset}
@@ -79,7 +80,7 @@ class Sine(ReadyCurve):
     """Sine wave, offset + amplitude * sin(2 * pi * frequency * x + phase); guessed by a periodogram, for any spacing.
 
     Frequencies are looked for up to half a cycle per median distance of the rows, and in uneven x up to 2.5 cycles per
-    mean distance, if such a fast wave leaves less than half of what slow ones leave. Give others a start.
+    mean distance, if slow waves leave much of y and a fast one less than half of that. Give others a start.
 
     Parameters
     ----------

@@ -15,7 +15,8 @@ class DampingDisplay:
     """Loss after every step, the damping factor it was made with, and how many factors were tried and rejected.
 
     Made by `DampingDisplay.from_estimator`. All parameters are stored as attributes. A full batch makes one step per
-    epoch, mini-batches one each. The axes of loss and damping are logarithmic.
+    epoch, mini-batches one each. The axes of loss and damping are logarithmic where
+    they span a decade.
 
     Parameters
     ----------

@@ -234,9 +234,10 @@ class FitDisplay:
         style |= {"color": "0.25"} if self.name is None else {}
         points = styles(style, point_kwargs)
         self.points_ = ax.errorbar(self.x, self.y, yerr=self.sigma, **points)
-        points["color"] = self.points_[0].get_color()
+        if self.points_[0] is not None:
+            points["color"] = self.points_[0].get_color()
         self.confidence_band_ = self.prediction_band_ = None
-        style = {"color": "C0" if self.name is None else points["color"], "zorder": 3}
+        style = {"color": "C0" if self.name is None else points.get("color"), "zorder": 3}
         if self.grid is None:
             style |= {"linestyle": "", "marker": "x", "label": f"{prefix}prediction"}
             (self.line_,) = ax.plot(self.x, self.predicted, **styles(style, line_kwargs))
@@ -259,7 +260,7 @@ class FitDisplay:
 
     def _plot_residuals(self, ax: Any, points: dict[str, Any]) -> None:
         ax.axhline(0, color=self.line_.get_color(), linewidth=1, zorder=1)
-        style = {"color": points["color"], "markersize": points["markersize"]}
+        style = {name: points[name] for name in ("color", "markersize") if name in points}
         (self.residual_points_,) = ax.plot(self.x, self.residuals, "o", **style)
         largest = np.max(np.abs(self.residuals), where=np.isfinite(self.residuals), initial=0.0)
         if largest > 0:

@@ -13,7 +13,7 @@ class LossCurveDisplay:
     """Training loss after every epoch, and the validation loss where there is one.
 
     Made by `LossCurveDisplay.from_estimator`. All parameters are stored as attributes. The axis is logarithmic where
-    all losses are positive.
+    all losses are positive and span a decade.
 
     Parameters
     ----------

@@ -13,8 +13,9 @@ Foresee and Hagan (1997, "Gauss-Newton approximation to Bayesian learning") with
     alpha = phi gamma_P / |theta|_P^2,      phi = 2 D / (n - gamma),      gamma = gamma_P + gamma_Q,
 
 where gamma_P = n_P - alpha tr_P(A^-1) is the number of penalized parameters that the data determine, and gamma_Q that
-of the others. These, the biases, have a wide prior, of the standard deviation `WIDTH` or more: tau = 2 D / n / WIDTH^2.
-Without one, a unit that has lost its weights would count as well, and on few rows the evidence be best for constants.
+of the others. These, the biases, have a wide prior, of the standard deviation `WIDTH` or more: tau = 2 D / n / WIDTH^2,
+where 2 D / n stands for phi without the parameters. Without one, a unit that has lost its weights would count as well,
+and on few rows the evidence be best for constants.
 One that is larger than that has itself as standard deviation, as a bias in units of the data may be.
 A robust loss rho belongs to noise of the density exp(-rho(r) / phi) / Z(phi): there n log Z(phi) stands in the place
 of n log(phi) / 2, and phi is where the mean of rho over that noise is D / n + gamma phi / (2 n).
@@ -34,7 +35,16 @@ from scipy import optimize
 from torch import Tensor
 
 from sklm.engine._checks import check_real
-from sklm.engine.losses import BinaryCrossEntropy, Cauchy, CrossEntropy, Elementwise, Loss, Poisson, plain_form
+from sklm.engine.losses import (
+    BinaryCrossEntropy,
+    Cauchy,
+    CrossEntropy,
+    Elementwise,
+    Loss,
+    Poisson,
+    SquaredError,
+    plain_form,
+)
 from sklm.engine.solvers import SubProblem
 
 WIDTH = 10.0  # of parameters without a penalty, in standard deviations of inputs and targets
@@ -115,30 +125,25 @@ def loss_of_constant(criterion: Loss, outputs: Tensor, targets: Tensor, share: T
     return float(share @ criterion.value(level.expand_as(outputs), targets))
 
 
-def known_dispersion(criterion: Loss, n_outputs: int) -> float | None:
-    """Return what the loss is a multiple of the likelihood by; None where the noise of the data is estimated."""
-    plain, scale = plain_form(criterion, n_outputs)
-    return None if isinstance(plain, Elementwise) else scale
-
-
 def fitted_dispersion(criterion: Elementwise, mean: float, share: float) -> float:
     """Return phi for a mean of rho, and the share of the rows that is left by the parameters."""
     largest = max(2 * mean / share, 1e-300)  # that of normal noise, which has the shortest tails
+    if isinstance(criterion, SquaredError) or mean <= 1e-300:
+        return largest
 
-    def excess(phi: float) -> float:
-        return criterion.noise(phi)[1] - (1 - share) / 2 * phi - mean
+    def excess(log_phi: float) -> float:
+        phi = math.exp(log_phi)
+        return criterion.noise(phi)[1] / mean - (1 - share) / 2 * (phi / mean) - 1
 
     if isinstance(criterion, Cauchy):  # no density beyond
         largest = min(largest, (1 - 1e-9) * criterion.delta**2)
-    least = min(largest, mean) / 4
-    if excess(largest) <= ROUNDING * mean or not least:
+    if excess(math.log(largest)) <= ROUNDING:
         return largest
-    return float(optimize.brentq(excess, least, largest, xtol=ROUNDING * least))
+    least = max(min(largest, mean) / 4, 1e-300)
+    return math.exp(optimize.brentq(excess, math.log(least), math.log(largest), xtol=ROUNDING))
 
 
-def prior_of_others(
-    theta: Tensor, penalized: Tensor, loss: float, n_outputs: int, *, dispersion: float | None
-) -> Tensor:
+def prior_of_others(theta: Tensor, penalized: Tensor, loss: float, n_outputs: int, criterion: Loss) -> Tensor:
     """Return tau for every parameter, of shape (n_params,) in float64 on the CPU: 0 where alpha is the prior.
 
     Parameters
@@ -148,10 +153,10 @@ def prior_of_others(
         The mean loss D / W without the penalty.
     n_outputs : int
         Per sample.
-    dispersion : float or None
-        See `known_dispersion`.
+    criterion : Loss
     """
-    noise = max(2 * loss / n_outputs, 1e-300) if dispersion is None else dispersion
+    plain, unit = plain_form(criterion, n_outputs)
+    noise = fitted_dispersion(plain, loss / n_outputs / unit, 1.0) * unit if isinstance(plain, Elementwise) else unit
     return (~penalized.cpu()).double() * noise / theta.cpu().double().abs().clamp_min(WIDTH).square()
 
 
@@ -179,8 +184,7 @@ def estimate(
     criterion : Loss
     """
     n_rows = total * n_outputs
-    dispersion = known_dispersion(criterion, n_outputs)
-    tau = prior_of_others(theta, penalized, loss, n_outputs, dispersion=dispersion)
+    tau = prior_of_others(theta, penalized, loss, n_outputs, criterion)
     inverse = problem.inverse_diagonal(tau / total)
     if inverse is None:
         return None
@@ -191,10 +195,9 @@ def estimate(
     decided = min(max(decided, 0.0), n_penalized)
     of_others = min(max(float(n_others - tau @ diagonal.cpu().double() / total), 0.0), n_others)
     size, of_prior = float(theta[penalized].square().sum()), float(tau @ theta.cpu().double().square())
-    phi, of_noise = dispersion, 0.0
-    if phi is None:
-        plain, unit = plain_form(criterion, n_outputs)
-        assert isinstance(plain, Elementwise)  # noqa: S101 - the others have a known one
+    plain, unit = plain_form(criterion, n_outputs)
+    phi, of_noise = unit, 0.0
+    if isinstance(plain, Elementwise):
         share = max(1 - (decided + of_others) / n_rows, LEAST_DOF)
         phi = fitted_dispersion(plain, loss / n_outputs / unit, share) * unit
         of_noise = n_rows * plain.noise(phi / unit)[0]

@@ -92,6 +92,11 @@ def split_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
 
 
+def version(output: Any) -> int | None:
+    """Return how often a tensor was written into, where torch counts that."""
+    return output._version if isinstance(output, Tensor) and not output.is_inference() else None
+
+
 def call_module(module: nn.Module, inputs: Any) -> Any:
     """Call `module` with its inputs, see `split_arguments`."""
     arguments, keywords = split_arguments(inputs)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sklm.engine.gram import LinearLayer, linear_layers
+from sklm.engine.inputs import version
 
 Blocks = dict[str, Tensor]
 
@@ -139,11 +140,6 @@ def _backward(outputs: Tensor, tensors: list[Tensor], factor: Tensor) -> Iterato
         yield torch.autograd.grad(outputs, tensors, factor[:, k], retain_graph=k < n_rows - 1, allow_unused=True)
 
 
-def _version(output: Any) -> int | None:
-    """Return how often a tensor was written into, where torch counts that."""
-    return output._version if isinstance(output, Tensor) and not output.is_inference() else None
-
-
 class LayerwiseJacobian:
     """Rows of a module by layers; make it with `for_module`.
 
@@ -199,7 +195,7 @@ class LayerwiseJacobian:
         def keep(path: str, inputs: Any, keywords: Any, output: Tensor) -> None:
             inputs = *inputs, *keywords.values()  # one: these layers have no other argument
             seen.append((path, inputs[0].detach(), output))
-            versions.append(_version(output))
+            versions.append(version(output))
 
         handles: list[Any] = [
             layer.register_forward_hook(
@@ -214,7 +210,7 @@ class LayerwiseJacobian:
             for handle in handles:
                 handle.remove()
         return Record(
-            outputs, seen, all(_version(z) == version for (_, _, z), version in zip(seen, versions, strict=True))
+            outputs, seen, all(version(z) == before for (_, _, z), before in zip(seen, versions, strict=True))
         )
 
     @contextmanager

@@ -22,10 +22,14 @@ MAX_ELEMENTS = 2**22  # of the Jacobians of all starts; beyond, rows are left ou
 
 def derivatives(curve: Callable[[Tensor, Tensor], Tensor], X: Tensor, point: Tensor, units: Tensor) -> Tensor:
     """Return the derivatives of ``curve(X, point)`` along the rows of `units`, of shape (n_samples, n_units)."""
+    X = X if X.is_floating_point() else X.to(point.dtype)
 
     def along(unit: Tensor) -> Tensor:
-        # with no tangent of X torch would import its compiler first, a second of work
-        tangent: Tensor = torch.func.jvp(curve, (X, point), (torch.zeros_like(X), unit))[1]
+        tangent: Tensor
+        try:  # with no tangent of X torch would import its compiler first, a second of work
+            tangent = torch.func.jvp(curve, (X, point), (torch.zeros_like(X), unit))[1]
+        except NotImplementedError:  # an operation on X has no forward mode
+            tangent = torch.func.jvp(lambda point: curve(X, point), (point,), (unit,))[1]
         return tangent
 
     return torch.vmap(along, out_dims=1)(units)

@@ -707,6 +707,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             return result
         if result.damping < self.damping.maximum or result.accepted:
             return replace(result, status="running", message="")
+        if problem.residual_norm <= torch.finfo(theta.dtype).eps ** 0.5 * size:  # so small that it may be rounding
+            return result
         reason = f"no step lowers the loss with damping at its maximum {result.damping:g}"
         return replace(result, status="failed", message=reason)
 

@@ -65,10 +65,9 @@ class ScalarJacobian:
         leaves, outputs = copies.leaves, copies.outputs
         if not outputs.requires_grad:
             return outputs.new_zeros(len(outputs), len(leaves))
+        # given gradients for the outputs, and not their sum, torch would import sympy first, a third of a second
         with torch.enable_grad():
-            total = (
-                outputs.sum()
-            )  # given gradients for the outputs instead, torch would import sympy, a third of a second
+            total = outputs.sum()
         gradients = torch.autograd.grad(total, leaves, materialize_grads=True)
         return torch.stack(gradients).reshape(len(leaves), len(outputs)).T
 

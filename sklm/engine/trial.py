@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 from sklm.engine.bounds import clip
-from sklm.engine.inputs import check_output, count_samples, flat_output, map_tensors, split_arguments, take, tensors
+from sklm.engine.inputs import (
+    check_output,
+    count_samples,
+    flat_output,
+    map_tensors,
+    split_arguments,
+    take,
+    tensors,
+    version,
+)
 from sklm.engine.memory import is_out_of_memory
 from sklm.engine.modes import preserved_rng
 
@@ -107,11 +116,12 @@ def check_reach(function: ModuleFunction, inputs: Any) -> None:
         return
     part = map_tensors(torch.clone, take(inputs, slice(None, None, -(-n_samples // REACH_ROWS))))
     arguments, keywords = split_arguments(part)
+    versions = [version(tensor) for tensor in tensors(part)]
     copies = [p.detach().clone().requires_grad_(p.requires_grad) for p in parameters.values()]
     with torch.enable_grad():
         with preserved_rng(function.device):
             of_module = check_output(module(*arguments, **keywords))
-        if any(tensor._version for tensor in tensors(part)):
+        if [version(tensor) for tensor in tensors(part)] != versions:
             raise ValueError(
                 "`module` changes its inputs in place, and with them the data; make its first layer one without "
                 "inplace=True, or let `forward` begin with a copy."

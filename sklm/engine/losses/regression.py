@@ -13,6 +13,7 @@ from torch import Tensor
 from sklm.engine._checks import check_real
 from sklm.engine.losses.base import Curvature, Loss, residual_and_diagonal
 
+SMALLEST = 1e-300  # delta^2 / phi that a double holds with its root
 NEAR_NORMAL = 1e8  # delta^2 / phi from which the noise of a robust loss is normal to rounding
 
 
@@ -103,7 +104,7 @@ class _Robust(Elementwise):
     delta = 1.0
 
     def noise(self, phi: float) -> tuple[float, float]:
-        ratio = self.delta / phi * self.delta  # without a power, which may overflow
+        ratio = max(self.delta / phi * self.delta, SMALLEST)  # without a power, which may overflow
         if ratio > NEAR_NORMAL:
             return _normal(phi)
         log_integral, mean = self._noise(ratio)  # with r in units of sqrt(phi)
