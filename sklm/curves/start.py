@@ -23,7 +23,7 @@ from sklm.engine.multistart import best_of, derivatives
 N_CANDIDATES = 2048
 # Where one start is wanted of a curve with so many parameters that are not linear: groups of candidates whose best ones
 # are improved together for some steps. The best of them is the start.
-COMPARED = (1, 4, 16, 32, 32)
+COMPARED = (1, 1, 16, 32, 32)
 COMPARING_STEPS = 20
 N_BEST = 64  # of them from which one with a finite Jacobian is taken
 ROUNDS = 6  # in which the best candidates of each group have children
@@ -112,7 +112,7 @@ def find_starts(
 
         candidates, losses = solved(candidates)
         bent = [places[name] for name in moved if places[name] not in linear]
-        if n_starts == 1 and bent:
+        if n_starts == 1 and len(bent) > 1:
             for _ in range(ROUNDS):
                 children = _children(candidates, losses, bent)
                 for name in moved:
