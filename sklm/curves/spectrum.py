@@ -53,6 +53,8 @@ class Peaks(ReadyCurve):
     ['height1', 'center1', 'height2', 'center2', 'sigma', 'offset']
     """
 
+    function: _SumOfPeaks
+
     def __init__(
         self,
         n_features_in: int = 1,
@@ -86,11 +88,10 @@ class Peaks(ReadyCurve):
             if name not in own or name == "center":
                 widths = ", ".join(repr(each) for each in own if each != "center")
                 raise ValueError(f"`module__shared` must be of the parameters {widths} of a peak; got {name!r}.")
-        self._sum = _SumOfPeaks(self.n_peaks, peak, background, self.shared)
-        self.function = self._sum
+        self.function = _SumOfPeaks(self.n_peaks, peak, background, self.shared)
 
         def numbered(name: str) -> list[str]:
-            return self._sum.names(name) if name in own else [name]
+            return self.function.names(name) if name in own else [name]
 
         def of_all(values: Mapping[str, Any]) -> dict[str, Any]:
             """Return values by full names; one without a number is for all peaks that have none of their own."""
@@ -156,7 +157,7 @@ class Peaks(ReadyCurve):
         guessed |= dict(zip(BACKGROUNDS[self.background], level, strict=True))
         for name in self.shared:
             guessed[name] = float(np.median([guessed.pop(f"{name}{k}") for k in range(1, self.n_peaks + 1)]))
-        linear = {*BACKGROUNDS[self.background], *self._sum.names(next(iter(ordered[0])))}
+        linear = {*BACKGROUNDS[self.background], *self.function.names(next(iter(ordered[0])))}
         return {name: value * (height if name in linear else 1) for name, value in guessed.items()}
 
 

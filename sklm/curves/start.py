@@ -92,8 +92,10 @@ def find_starts(
     candidates = y.new_tensor([start[name] for name in names]).repeat(n_starts * group, 1)
     for name in moved:
         around = start[name] if name in centers else None
-        values = _draw(len(candidates), X, y, around, box.get(name))
-        candidates[:, places[name]] = _clip(values, box.get(name))
+        candidates[:, places[name]] = _draw(len(candidates), X, y, around, box.get(name))
+    sides = [box.get(name, (-math.inf, math.inf)) if name in moved else (start[name],) * 2 for name in names]
+    lower, upper = candidates.new_tensor(sides).unbind(1)
+    candidates = candidates.clamp(lower, upper)
     with warnings.catch_warnings():  # torch's own, when forward mode is first used
         warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
         linear = _linear(jacobian, candidates, [places[name] for name in moved if name not in centers])
@@ -102,9 +104,7 @@ def find_starts(
         def solved(candidates: Tensor) -> tuple[Tensor, Tensor]:
             """Return the candidates with their linear parameters solved for, and their losses, by group."""
             if linear:
-                candidates = _solve_linear(curve, X, units[linear], candidates, linear, y, weights)
-                for name in moved:
-                    candidates[:, places[name]] = _clip(candidates[:, places[name]], box.get(name))
+                candidates = _solve_linear(curve, X, units[linear], candidates, linear, y, weights).clamp(lower, upper)
             values = torch.vmap(outputs, chunk_size=N_CANDIDATES)(candidates)
             losses = ((values - y).square() * weights).sum(1)
             losses = torch.where(torch.isfinite(losses), losses, torch.inf).reshape(n_groups, -1)
@@ -114,9 +114,7 @@ def find_starts(
         bent = [places[name] for name in moved if places[name] not in linear]
         if n_starts == 1 and len(bent) > 1:
             for _ in range(ROUNDS):
-                children = _children(candidates, losses, bent)
-                for name in moved:
-                    children[..., places[name]] = _clip(children[..., places[name]], box.get(name))
+                children = _children(candidates, losses, bent).clamp(lower, upper)
                 more, their = solved(children.flatten(0, 1))
                 candidates, losses = torch.cat([candidates, more], 1), torch.cat([losses, their], 1)
         order = torch.argsort(losses, dim=1)[:, :N_BEST]
@@ -127,15 +125,9 @@ def find_starts(
     groups = torch.arange(n_groups, device=best.device)
     chosen, least = best[groups, first], losses[groups, order[groups, first]]
     if n_groups > n_starts:
-        sides = [box.get(name, (-math.inf, math.inf)) if name in moved else (start[name],) * 2 for name in names]
-        lower, upper = chosen.new_tensor(sides).unbind(1)
         found = best_of(curve, chosen, SquaredError(), X, y, weights, lower, upper, steps=COMPARING_STEPS)
         chosen = chosen[least.argmin()][None] if found is None else found[None]
     return [dict(zip(names, values, strict=True)) for values in chosen.tolist()]
-
-
-def _clip(values: Tensor, bounds: tuple[float, float] | None) -> Tensor:
-    return values if bounds is None else values.clamp(*bounds)
 
 
 def _draw(n: int, X: Tensor, y: Tensor, around: float | None, bounds: tuple[float, float] | None) -> Tensor:
@@ -160,20 +152,19 @@ def _draw(n: int, X: Tensor, y: Tensor, around: float | None, bounds: tuple[floa
     is_logarithmic = (lows >= 0) & (SKEW * positive.nanmedian(0).values <= highs)
     least = torch.nan_to_num(positive, torch.inf).amin(0)[of]
     place = 10 ** uniform(least.log10(), high.log10())
-    roles = [  # with their shares
-        (2, 10 ** uniform(-1, 1.5) / span),  # a rate
-        (2, span * 10 ** uniform(-2, 0.3)),  # a width
-        (2, 10 ** uniform(-1, 0.8)),  # an exponent, or another pure number
-        (2, uniform(float(y.min()), float(y.max()))),  # a level
-        (1, 10 ** uniform(-ANY, ANY) * torch.where(uniform(0, 1) < 0.5, span, 1 / span)),  # none of these
-        (2, 1 / place),  # a rate, where x is on a logarithmic scale
-        (3, uniform(low, high)),  # a position
-        (2, place),  # a position, where x is on a logarithmic scale
+    roles = [  # with their shares, and those for x on a logarithmic scale
+        (2, 2, 10 ** uniform(-1, 1.5) / span),  # a rate
+        (2, 2, span * 10 ** uniform(-2, 0.3)),  # a width
+        (2, 2, 10 ** uniform(-1, 0.8)),  # an exponent, or another pure number
+        (2, 2, uniform(float(y.min()), float(y.max()))),  # a level
+        (1, 1, 10 ** uniform(-ANY, ANY) * torch.where(uniform(0, 1) < 0.5, span, 1 / span)),  # none of these
+        (0, 2, 1 / place),  # a rate of any order of magnitude
+        (3, 3, uniform(low, high)),  # a position
+        (0, 2, place),  # a position of any order of magnitude
     ]
-    shares = torch.tensor([share for share, _ in roles], dtype=torch.float64, device="cpu").repeat(columns.shape[1], 1)
-    shares[~is_logarithmic.cpu()[:, None] & torch.tensor([False] * 5 + [True, False, True], device="cpu")] = 0
-    role = torch.multinomial(shares[of.cpu()], 1)[:, 0].to(y.device)
-    values = torch.stack([value for _, value in roles])[role, torch.arange(n, device=y.device)]
+    shares = torch.tensor([shares for *shares, _ in roles], dtype=torch.float64, device="cpu").T
+    role = torch.multinomial(shares[is_logarithmic[of].long().cpu()], 1)[:, 0].to(y.device)
+    values = torch.stack([value for *_, value in roles])[role, torch.arange(n, device=y.device)]
     flip = (uniform(0, 1) < 0.25) & (role < N_SIGNED)
     return torch.where(flip, -values, values)
 

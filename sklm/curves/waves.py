@@ -50,17 +50,18 @@ def wave_frequencies(x: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, Ten
 def _guess_wave(x: Tensor, y: Tensor, weights: Tensor, decays: Tensor, given: Mapping[str, float]) -> dict[str, float]:
     """Return amplitude, phase, offset, frequency and decay of the best wave with the frequency or decay given."""
     x, y, weights = (part.detach().cpu().double() for part in (x, y, weights))
-    grids = wave_frequencies(x, y, weights)
     if "frequency" in given:
         grids = decays.new_tensor([given["frequency"]]), decays[:0]
+    else:
+        grids = wave_frequencies(x, y, weights)
     if "decay" in given:
         decays = decays.new_tensor([given["decay"]])
     x, y, weights = thinned(x, y, weights)
     found: dict[str, float] = {}
     least = math.inf
-    mean = (weights @ y) / weights.sum()
+    variance = float(weights @ (y - (weights @ y) / weights.sum()).square())
     for frequencies in grids:
-        if not len(frequencies) or (found and least < LEFT * float(weights @ (y - mean).square())):
+        if not len(frequencies) or (found and least < LEFT * variance):
             continue
         grid = product(frequency=frequencies, decay=decays)
         envelope = torch.exp(-grid["decay"][:, None] * x)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sklm.engine.inputs import map_tensors
+from sklm.engine.inputs import map_tensors, version
 
 
 @dataclass(frozen=True)
@@ -47,4 +47,4 @@ def state_of(modules: list[nn.Module], criterion: nn.Module, data: Iterable[Any]
     settings = [*settings, id(criterion)]
     for part in of_loss:
         settings += [value for value in vars(part).values() if isinstance(value, (bool, int, float, str))]
-    return State(held, [[None if tensor.is_inference() else tensor._version for tensor in held], flags, settings])
+    return State(held, [[version(tensor) for tensor in held], flags, settings])
