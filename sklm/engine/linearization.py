@@ -1,4 +1,6 @@
-"""The least-squares problem at a point: residuals, factors of the loss and the Jacobian put together.
+"""A batch at a point: its least-squares problem, and how the loss changes from there.
+
+The problem puts together residuals, factors of the loss and the Jacobian.
 
 The rows A_i = sqrt(w_i/W) S_i J_i of all samples, in chunks; or the sums A'A and A'r without the rows (`gram`); or a
 drawn row per sample, for the curvature "mc"; or no more than products with A and A', for conjugate gradients.
@@ -15,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sklm.engine.bounds import clip
 from sklm.engine.inputs import spans, take
 from sklm.engine.jacobian import ModuleFunction
 from sklm.engine.losses import Loss
@@ -37,10 +40,19 @@ class Batch:
     penalty: Tensor  # alpha / W for every parameter that is penalized
     seed: int | None
     chunk: int
+    repeats: bool = False  # whether the next step is on the same data, so that what a trial computes is worth keeping
 
     @cached_property
     def is_penalized(self) -> bool:
         return bool(self.penalty.any())
+
+    def point(self, criterion: Loss, theta: Tensor, outputs: Tensor) -> Point:
+        """Return parameters and their outputs with the losses on these data."""
+        values = criterion.value(outputs, self.targets)
+        loss = self.weights @ values
+        if self.is_penalized:
+            loss = loss + self.penalty * theta @ theta / 2  # no 0 times infinity
+        return Point(theta, outputs, values, float(loss))
 
 
 @dataclass(frozen=True)
@@ -77,14 +89,46 @@ class Linearization:
 
     @property
     def theta(self) -> Tensor:
-        return self._selected(self.point.theta)
+        return self.selected(self.point.theta)
 
     @property
     def penalty(self) -> Tensor:
-        return self._selected(self.batch.penalty)
+        return self.selected(self.batch.penalty)
 
-    def _selected(self, vector: Tensor) -> Tensor:
+    def selected(self, vector: Tensor) -> Tensor:
         return vector if self.indices is None else vector[self.indices]
+
+    def scattered(self, vector: Tensor) -> Tensor:
+        """Return a vector of the parameters that move among zeros for the others."""
+        return (
+            vector if self.indices is None else torch.zeros_like(self.point.theta).index_copy(0, self.indices, vector)
+        )
+
+    @cached_property
+    def bounds(self) -> tuple[Tensor, Tensor] | None:
+        """Lower and upper bounds of the parameters that move."""
+        box = self.function.box
+        return None if box is None else box.select(self.indices, self.theta)
+
+    def clipped(self, theta: Tensor) -> Tensor:
+        """Return parameters within the box of the module, where it has one."""
+        box = self.function.box
+        return theta if box is None else clip(theta, *box.select(None, theta))
+
+    def trial(self, step: Tensor) -> Point:
+        """Return the point at a step of the parameters that move."""
+        theta, batch = self.point.theta, self.batch
+        theta = self.clipped(theta + step if self.indices is None else theta.index_add(0, self.indices, step))
+        outputs = self.function.outputs(theta, batch.inputs, seed=batch.seed, chunk=batch.chunk, keep=batch.repeats)
+        return batch.point(self.criterion, theta, outputs)
+
+    def reduction(self, trial: Point) -> float:
+        """Return how much lower the loss is at a trial, added up from differences."""
+        batch, point = self.batch, self.point
+        reduction = batch.weights @ (point.values - trial.values)
+        if batch.is_penalized:
+            reduction = reduction + batch.penalty * (point.theta - trial.theta) @ (point.theta + trial.theta) / 2
+        return float(reduction)
 
     @property
     def is_sampled(self) -> bool:
@@ -185,9 +229,7 @@ class Linearization:
             )
 
         def product(vector: Tensor) -> Tensor:
-            full = vector
-            if self.indices is not None:
-                full = torch.zeros_like(self.point.theta).index_copy(0, self.indices, vector)
+            full = self.scattered(vector)
 
             def curved(inputs: Any, _: Tensor, factor: Tensor) -> Tensor:
                 pushed = self.function.pushforward(self.point.theta, full, inputs)
@@ -213,4 +255,4 @@ class Linearization:
         for span in self._cg_spans():
             inputs = take(self.batch.inputs, span)
             total += self.function.pullback(self.point.theta, of(inputs, *self.residuals(span)), inputs)
-        return self._selected(total)
+        return self.selected(total)

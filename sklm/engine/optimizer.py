@@ -42,8 +42,8 @@ import torch
 from torch import Tensor, nn
 
 from sklm.engine._checks import check_choice, check_integer, check_real
-from sklm.engine.bounds import Box, bounded_step, clip, held
-from sklm.engine.convergence import ConvergenceTests, largest, largest_cosine, relative_offset
+from sklm.engine.bounds import Box
+from sklm.engine.convergence import ConvergenceTests, largest
 from sklm.engine.damping import Damping, resolve_damping
 from sklm.engine.evidence import (
     LOSS_TOLERANCE,
@@ -54,14 +54,16 @@ from sklm.engine.evidence import (
     loss_of_constant,
 )
 from sklm.engine.inputs import count_samples
-from sklm.engine.jacobian import DIFFERENCE, ModuleFunction
+from sklm.engine.jacobian import ModuleFunction
 from sklm.engine.linearization import Batch, Linearization, Point
 from sklm.engine.losses import Loss, resolve_loss
 from sklm.engine.memory import is_out_of_memory, samples_per_chunk, samples_per_random_chunk
 from sklm.engine.modes import preserved_rng, rng_state, steady_batchnorm
+from sklm.engine.polish import polish
+from sklm.engine.quadratic import QuadraticModel
 from sklm.engine.result import StepResult
 from sklm.engine.selection import Selection, resolve_selection
-from sklm.engine.solvers import QR, SubProblem, choose_solver
+from sklm.engine.solvers import QR, choose_solver
 from sklm.engine.state import State, state_of
 from sklm.engine.trial import check_reach
 
@@ -70,11 +72,6 @@ MINIMUM_GAIN_RATIO = 1e-4  # as MINPACK; smaller gains may be rounding
 # would have free rein: damping, relative to the largest curvature, that ties them down.
 UNDERDETERMINED_DAMPING = 0.1
 CG_MIN_SIZE = 8192  # from here on "auto" forms no matrix: 512 MiB, and minutes to factor
-ACCELERATION_RATIO = 0.75  # of Transtrum and Sethna 2012, eq. 15
-POLISH_STEPS = 30
-POLISHED = 1e-12  # relative offset below which rounding is all that is left
-LAST = 1e-14  # relative offset that a step will leave, from which on it is the last and not looked at again
-SHORTEST_STEP = 1 / 8  # Gauss-Newton steps overshoot where residuals are large: they are halved down to this
 OFFSET_LIMIT = 1e-3  # of Bates and Watts 1981, "A relative offset orthogonality convergence criterion"
 ROUNDING = 1e3  # times the machine epsilon: of the loss, where residuals are as large as the outputs
 
@@ -322,8 +319,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
                 penalty = self._penalty(batch.total, point.theta)
                 if not torch.equal(penalty, batch.penalty):  # alpha has changed
                     batch = replace(batch, penalty=penalty)
-                    point = self._point(batch, point.theta, point.outputs)
-                return batch, point
+                    point = batch.point(self.criterion, point.theta, point.outputs)
+                return (batch if batch.repeats else replace(batch, repeats=True)), point
         self.function.forget()
         return None
 
@@ -337,28 +334,25 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         self._now = batch, point
         if not math.isfinite(point.loss):
             return self._unmoved(point, "failed", f"the loss is {point.loss} at the current parameters")
-        indices = self._indices()
-        problem, n_rows, solver = self._linearize(batch, point, indices)
-        judges = [(batch, point)]
-        if fresh is not None and n_rows < len(problem.gradient):
-            judges.append(self._evaluate(*fresh, keep=False))
-        result = self._search(judges, indices, problem, solver)
-        return self._with_evidence(batch, point, indices, problem, result) if self.bayes else result
+        model = self._linearize(self._at(batch, point, self._indices()))
+        at = model.at
+        judges = [at]
+        if fresh is not None and at.n_rows < len(at.theta):
+            judges.append(self._at(*self._evaluate(*fresh, keep=False), at.indices))
+        result = self._search(judges, model)
+        return self._with_evidence(model, result) if self.bayes else result
 
-    def _with_evidence(
-        self, batch: Batch, start: Point, indices: Tensor | None, problem: SubProblem, result: StepResult
-    ) -> StepResult:
+    def _with_evidence(self, model: QuadraticModel, result: StepResult) -> StepResult:
         """Step 8: re-estimate alpha for the next step, from the curvature before and the parameters after this one."""
+        at, batch, start = model.at, model.at.batch, model.at.point
         group, point = self.param_groups[0], self._now[1] if self._now else start
-        alpha, theta, penalized = group["alpha"], point.theta, self.penalized
-        if indices is not None:
-            theta, penalized = theta[indices], penalized[indices]
+        alpha = group["alpha"]
         found, weight = None, batch.total / batch.n_rows  # alpha is of the loss with the weights as they are
         if alpha and result.status != "failed":
             found = estimate(
-                problem,
-                theta,
-                penalized,
+                model.problem,
+                at.selected(point.theta),
+                at.selected(self.penalized),
                 alpha / weight,
                 batch.n_rows,
                 float(batch.weights @ point.values),
@@ -427,19 +421,23 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             first = first_alpha(float(share @ self.criterion.value(outputs, targets)), of_constant, function.n_matrices)
             group["alpha"] = self.first_share * first * total / n_rows
             self._has_alpha = True
-        batch = Batch(inputs, targets, share, roots, total, n_rows, self._penalty(total, theta), seed, chunk)
-        return batch, self._point(batch, theta, outputs)
+        batch = Batch(
+            inputs,
+            targets,
+            share,
+            roots,
+            total,
+            n_rows,
+            self._penalty(total, theta),
+            seed,
+            chunk,
+            repeats=keep and (self._repeats or self.is_curve),
+        )
+        return batch, batch.point(self.criterion, theta, outputs)
 
     def _penalty(self, total: float, theta: Tensor) -> Tensor:
         penalty: Tensor = self.param_groups[0]["alpha"] / total * self.penalized.to(theta)
         return penalty
-
-    def _point(self, batch: Batch, theta: Tensor, outputs: Tensor) -> Point:
-        values = self.criterion.value(outputs, batch.targets)
-        loss = batch.weights @ values
-        if batch.is_penalized:
-            loss = loss + batch.penalty * theta @ theta / 2  # no 0 times infinity
-        return Point(theta, outputs, values, float(loss))
 
     def _indices(self) -> Tensor | None:
         """Return the positions of the parameters that move in this step; None for all."""
@@ -455,24 +453,26 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         chosen = self.selection.select(sizes, self.n_steps, generator).to(function.device)
         return chosen if trainable is None else trainable[chosen]
 
-    def _linearize(self, batch: Batch, point: Point, indices: Tensor | None) -> tuple[SubProblem, int, str]:
-        """Step 2: the least-squares problem of this step, its number of rows, and the reason for its solver."""
+    def _at(self, batch: Batch, point: Point, indices: Tensor | None) -> Linearization:
         seed = (self.seed + self.n_steps) % 2**62
-        at = Linearization(self.function, self.criterion, batch, point, indices, seed)
+        return Linearization(self.function, self.criterion, batch, point, indices, seed)
+
+    def _linearize(self, at: Linearization) -> QuadraticModel:
+        """Step 2: the model of this step, and the reason for its solver."""
         n_rows, n_params = at.n_rows, len(at.theta)
         if self._is_matrix_free(n_rows, n_params):
             products = at.matrix_free(self._first_gradient)
             self._first_gradient = self._first_gradient or float(torch.linalg.vector_norm(products.gradient))
-            return products, n_rows, f"cg: {n_params} parameters, {n_rows} rows"
+            return QuadraticModel(at, products, f"cg: {n_params} parameters, {n_rows} rows")
         solver, why = choose_solver(
             self.solver, n_rows, n_params, at.theta.dtype, curve=self.is_curve, inverts=self.bayes
         )
-        chunk = batch.chunk
+        chunk = at.batch.chunk
         while True:
             try:
-                return at.problem(solver, chunk), n_rows, why
+                return QuadraticModel(at, at.problem(solver, chunk), why)
             except RuntimeError as error:
-                if not is_out_of_memory(error) or chunk == 1 or batch.seed is not None:
+                if not is_out_of_memory(error) or chunk == 1 or at.batch.seed is not None:
                     raise
             self.function.forget()
             chunk = max(1, chunk // 2)
@@ -488,40 +488,27 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             return False
         return self.solver == "cg" or (self.solver == "auto" and min(n_rows, n_params) > CG_MIN_SIZE)
 
-    def _search(
-        self, judges: list[tuple[Batch, Point]], indices: Tensor | None, problem: SubProblem, solver: str
-    ) -> StepResult:
+    def _search(self, judges: list[Linearization], model: QuadraticModel) -> StepResult:
         """Try damping values until one lowers the loss, a test passes or the attempts are used up: steps 3 to 6.
 
         The first of `judges` is the batch of the step; with a second one, both judge a single attempt.
         """
-        _, point = judges[0]
+        at, point, problem = model.at, model.at.point, model.problem
         alone = len(judges) == 1
-        stiffest = largest(problem.diagonal)
-        if not math.isfinite(stiffest) or not math.isfinite(largest(problem.gradient)):
-            return self._unmoved(point, "failed", "the Jacobian is not finite at the current parameters", solver)
-        if problem.residual_norm == 0 < largest(problem.gradient):
-            reason = f"the squares of the residuals are too small for {point.theta.dtype}; scale the targets"
-            return self._unmoved(point, "failed", reason, solver)
-        if stiffest == 0 == largest(problem.gradient) and problem.residual_norm > 0 and self.selection is None:
-            reason = (
-                "the outputs of the module do not depend on its parameters here; compute them with torch operations, "
-                "without .item(), .detach() or .numpy()"
-            )
-            return self._unmoved(point, "failed", reason, solver)
-        theta = point.theta if indices is None else point.theta[indices]
-        cosine = self._cosine(problem, point, theta, indices)
-        passed = self.tests.at_point(cosine)
+        unusable = self._unusable(model)
+        if unusable:
+            return self._unmoved(point, "failed", unusable, model.solver)
+        passed = self.tests.at_point(model.cosine)
         if passed:
-            found = self._unmoved(point, "converged", passed, solver, cosine=cosine)
-            found = self._confirmed(judges[0], indices, problem, found)
+            found = self._unmoved(point, "converged", passed, model.solver, cosine=model.cosine)
+            found = self._confirmed(at, model, found)
             if found.status == "converged" or found.accepted:
                 return found
 
         lr = self.param_groups[0]["lr"]
-        scale = self.damping.scale(problem.diagonal, indices, self.function.n_params)
+        scale = self.damping.scale(problem.diagonal, at.indices, self.function.n_params)
         root = scale.sqrt()
-        parameter_norm = float(torch.linalg.vector_norm(root * theta))
+        parameter_norm = float(torch.linalg.vector_norm(root * at.theta))
         if not alone:
             floor = UNDERDETERMINED_DAMPING * float(problem.diagonal.max() / scale.max())
             self.damping.value = min(max(self.damping.value, floor), 1e4 * floor)  # noise must not drive it to infinity
@@ -533,10 +520,10 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             attempts += 1
             used = self.damping.value
             accepted = False
-            step, predicted = self._propose(judges[0], indices, problem, used * scale, lr)
+            step, predicted = model.propose(used * scale, lr, accelerate=self._accelerates)
             if step is not None:
-                trials = [self._trial(batch, start, step, indices) for batch, start in judges]
-                actual = sum(map(self._reduction, judges, trials)) / len(judges)
+                trials = [judge.trial(step) for judge in judges]
+                actual = sum(judge.reduction(trial) for judge, trial in zip(judges, trials, strict=True)) / len(judges)
                 gain_ratio = actual / predicted if predicted > 0 else math.nan
                 accepted = gain_ratio > MINIMUM_GAIN_RATIO and (trials[0].loss <= point.loss or not alone)
                 kept = trials[0] if accepted else point
@@ -561,7 +548,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             if accepted or message or at_maximum:
                 break
         if accepted:
-            self._move(judges[0][0], kept)
+            self._move(at.batch, kept)
         if message:
             status = "converged"
         elif accepted:
@@ -570,174 +557,68 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             status, message = "failed", f"no step lowers the loss with damping at its maximum {used:g}"
         else:
             status, message = "running", f"no step lowered the loss in {attempts} attempts"
-        result = StepResult(
+        result = replace(
+            self._unmoved(point, status, message, model.solver, cosine=model.cosine),
             loss=kept.loss,
-            initial_loss=point.loss,
+            outputs=kept.outputs,
             accepted=accepted,
             attempts=attempts,
             damping=used,
             gain_ratio=gain_ratio,
-            status=status,
-            message=message,
-            solver=solver,
-            outputs=kept.outputs,
-            jacobian=self.function.method,
-            cosine=cosine,
         )
         if status != "converged":
             return result
-        return self._confirmed((judges[0][0], kept), indices, None if accepted else problem, result)
+        return self._confirmed(replace(at, point=kept), None if accepted else model, result)
 
-    def _cosine(self, problem: SubProblem, point: Point, theta: Tensor, indices: Tensor | None) -> float:
-        """Return the largest cosine between residuals and the columns of the parameters that no bound holds."""
-        gradient, diagonal = problem.gradient, problem.diagonal
-        free = self._free(problem, theta, indices)
-        return largest_cosine(gradient[free], diagonal[free], _residual_size(problem, point))
+    def _unusable(self, model: QuadraticModel) -> str:
+        """Return why no step can be made from a model, or an empty string."""
+        problem = model.problem
+        stiffest, steepest = largest(problem.diagonal), largest(problem.gradient)
+        if not math.isfinite(stiffest) or not math.isfinite(steepest):
+            return "the Jacobian is not finite at the current parameters"
+        if problem.residual_norm == 0 < steepest:
+            return f"the squares of the residuals are too small for {problem.gradient.dtype}; scale the targets"
+        if stiffest == 0 == steepest and problem.residual_norm > 0 and self.selection is None:
+            return (
+                "the outputs of the module do not depend on its parameters here; compute them with torch operations, "
+                "without .item(), .detach() or .numpy()"
+            )
+        return ""
 
-    def _free(self, problem: SubProblem, theta: Tensor, indices: Tensor | None) -> Tensor | slice:
-        """Return which parameters no bound holds."""
-        if self.box is None:
-            return slice(None)
-        return ~held(theta, problem.gradient, *self.box.select(indices, theta))
-
-    def _propose(
-        self, judge: tuple[Batch, Point], indices: Tensor | None, problem: SubProblem, damping: Tensor, lr: float
-    ) -> tuple[Tensor | None, float]:
-        """Step 3: return the step for the damping diagonal and the reduction that the model predicts."""
-        batch, point = judge
-        inside = True
-        if self.box is None:
-            direction = problem.solve(damping)
-        else:
-            theta = point.theta if indices is None else point.theta[indices]
-            lower, upper = self.box.select(indices, theta)
-            direction, free = bounded_step(problem, damping, theta, lower, upper)
-            inside = bool(free.all())
-        if direction is None or not math.isfinite(largest(direction)):
-            return None, math.nan
-        step = lr * direction
-        if self.box is not None and lr > 1:
-            step = (theta + step).clamp(lower, upper) - theta
-            inside = False
-        if inside:
-            damped = float(damping @ direction.square())
-            predicted = lr * ((1 - lr / 2) * float(problem.quadratic(direction)) + damped)
-        else:
-            predicted = float(-(problem.gradient @ step) - problem.quadratic(step) / 2)
-        if self._accelerates and inside and batch.seed is None and damped:
-            correction = self._correction(batch, point, indices, problem, direction)
-            if correction is not None:
-                if not 2 * math.sqrt(float(damping @ correction.square()) / damped) <= ACCELERATION_RATIO:
-                    return None, math.nan
-                step = step + lr**2 / 2 * correction
-        return step, predicted
-
-    def _correction(
-        self, batch: Batch, point: Point, indices: Tensor | None, problem: SubProblem, direction: Tensor
-    ) -> Tensor | None:
-        """Return the geodesic acceleration along `direction`; None where there is none, or it would be rounding."""
-        full = direction
-        if indices is not None:
-            full = torch.zeros_like(point.theta).index_copy(0, indices, direction)
-        back = point.theta - DIFFERENCE * full
-        if self.box is not None and not torch.equal(back, clip(back, *self.box.select(None, back))):
-            return None
-        second = self.function.second_derivative(point.theta, full, batch.inputs, point.outputs)
-        rounding = 10 * torch.finfo(second.dtype).eps / DIFFERENCE**2
-        if float(torch.linalg.vector_norm(second)) <= rounding * float(torch.linalg.vector_norm(point.outputs)):
-            return None
-        _, factor = self.criterion.linearize(point.outputs, batch.targets)
-        pushed = (factor * second[:, None]).sum(2, keepdim=True)
-        curved = (factor * pushed).sum(1) * batch.weights[:, None]
-        pulled = self.function.pullback(point.theta, curved, batch.inputs)
-        correction = -problem.apply_inverse(pulled if indices is None else pulled[indices])
-        return correction if math.isfinite(largest(correction)) else None  # the module may have no value further on
-
-    def _confirmed(
-        self, judge: tuple[Batch, Point], indices: Tensor | None, problem: SubProblem | None, result: StepResult
-    ) -> StepResult:
+    def _confirmed(self, at: Linearization, model: QuadraticModel | None, result: StepResult) -> StepResult:
         """Step 7: polish a converged step of a curve, and take the convergence back where the offset denies it."""
-        batch, point = judge
+        batch, point = at.batch, at.point
         if not self.is_curve or batch.seed is not None or self.criterion.curvature == "mc":
             return result
-        if problem is None:
-            problem = self._linearize(batch, point, indices)[0]
-        if not isinstance(problem, QR):
+        model = model or self._linearize(at)
+        residual_norm, eps = model.problem.residual_norm, torch.finfo(point.theta.dtype).eps
+        if not isinstance(model.problem, QR):
             return result
-        theta = point.theta if indices is None else point.theta[indices]
-        best, offset = point, self._offset(problem, point, theta, indices)
         size = float((batch.weights @ point.outputs.square()).sum().sqrt())
-        rounding = (
-            ROUNDING * torch.finfo(theta.dtype).eps * max(1.0, size / problem.residual_norm)
-            if problem.residual_norm
-            else math.inf
+        rounding = ROUNDING * eps * max(1.0, size / residual_norm) if residual_norm else math.inf
+        fall = model.offset / result.cosine if result.accepted and result.cosine > 0 else 1.0
+        best, model = polish(
+            model, lambda point: self._linearize(replace(at, point=point)), fall=fall, rounding=rounding
         )
-        length = 1.0
-        fall = offset / result.cosine if result.accepted and result.cosine > 0 else 1.0  # how much a step lowers it
-        for _ in range(POLISH_STEPS):
-            if offset <= POLISHED:
-                break
-            step, _ = self._propose((batch, best), indices, problem, torch.zeros_like(theta), length)
-            if step is None:
-                break
-            trial = self._trial(batch, best, step, indices)
-            near = self._reduction((batch, best), trial) >= -rounding * abs(best.loss)
-            if near and length == 1 and offset * fall <= LAST:  # the Jacobian there is the same
-                best = trial
-                break
-            if near:
-                found = self._linearize(batch, trial, indices)[0]
-                place = trial.theta if indices is None else trial.theta[indices]
-                lower = self._offset(found, trial, place, indices)
-            if near and lower < offset:
-                fall = lower / offset
-                best, offset, problem, theta = trial, lower, found, place
-            elif length > SHORTEST_STEP:
-                length /= 2
-            else:
-                break
-        if indices is None and not batch.is_penalized:
-            self.triangle = best.theta, problem.triangle  # type: ignore[attr-defined]  # a QR, as at the start
-        cosine = self._cosine(problem, best, theta, indices)
+        if at.indices is None and not batch.is_penalized:
+            self.triangle = best.theta, model.problem.triangle  # type: ignore[attr-defined]  # a QR, as at the start
         moved = best is not point
         if moved:
             self._move(batch, best)
-        result = replace(result, loss=best.loss, outputs=best.outputs, cosine=cosine, accepted=result.accepted or moved)
-        if not (rounding < 1 and not offset <= OFFSET_LIMIT):
+        accepted = result.accepted or moved
+        result = replace(result, loss=best.loss, outputs=best.outputs, cosine=model.cosine, accepted=accepted)
+        if not (rounding < 1 and not model.offset <= OFFSET_LIMIT):
             return result
         if result.damping < self.damping.maximum or result.accepted:
             return replace(result, status="running", message="")
-        if problem.residual_norm <= torch.finfo(theta.dtype).eps ** 0.5 * size:  # so small that it may be rounding
+        if model.problem.residual_norm <= eps**0.5 * size:  # so small that it may be rounding
             return result
         reason = f"no step lowers the loss with damping at its maximum {result.damping:g}"
         return replace(result, status="failed", message=reason)
 
-    def _offset(self, problem: SubProblem, point: Point, theta: Tensor, indices: Tensor | None) -> float:
-        """Return how much of the residuals the Jacobian can still explain: |Q'r| / |r| over the free parameters."""
-        if not isinstance(problem, QR):
-            return math.nan
-        free = self._free(problem, theta, indices)
-        return relative_offset(problem.triangle[:, free], problem.target, _residual_size(problem, point))
-
-    def _trial(self, batch: Batch, point: Point, step: Tensor, indices: Tensor | None) -> Point:
-        theta = point.theta + step if indices is None else point.theta.index_add(0, indices, step)
-        if self.box is not None:
-            theta = clip(theta, *self.box.select(None, theta))
-        keep = self._repeats or self.is_curve
-        outputs = self.function.outputs(theta, batch.inputs, seed=batch.seed, chunk=batch.chunk, keep=keep)
-        return self._point(batch, theta, outputs)
-
     def _move(self, batch: Batch, point: Point) -> None:
         self.function.assign(point.theta)
         self._now = batch, point
-
-    def _reduction(self, judge: tuple[Batch, Point], trial: Point) -> float:
-        """Return F(point) - F(trial), added up from differences."""
-        batch, point = judge
-        reduction = batch.weights @ (point.values - trial.values)
-        if batch.is_penalized:
-            reduction = reduction + batch.penalty * (point.theta - trial.theta) @ (point.theta + trial.theta) / 2
-        return float(reduction)
 
     def _unmoved(
         self, point: Point, status: str, message: str, solver: str = "", cosine: float = math.nan
@@ -833,15 +714,6 @@ def _normalized(weights: Tensor | None, n_samples: int, like: Tensor) -> Tensor 
             "`weights` must be finite and >= 0 with a positive, finite sum; drop the samples that do not count."
         )
     return weights
-
-
-def _residual_size(problem: SubProblem, point: Point) -> float:
-    """Return the norm of the residuals for the stopping tests, of which the loss is half the square.
-
-    The residuals of a likelihood are derivatives over the roots of its curvature: one row that is wrong and saturated,
-    where that vanishes, may be 1e8 large, and beside it every gradient would look small.
-    """
-    return min(problem.residual_norm, math.sqrt(2 * point.loss)) if point.loss > 0 else problem.residual_norm
 
 
 def _differ(one: Tensor, other: Tensor) -> bool:
