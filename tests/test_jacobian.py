@@ -329,11 +329,11 @@ def test_only_control_flow_falls_back_from_vmap():
         module, inputs = build(name)
         function = ModuleFunction(module)
         all_rows(function, inputs, draw(N, 1, function.outputs(function.vector(), inputs).shape[1]))
-        assert function.vmap_works, name
+        assert function.functional.vmap_works, name
     module, inputs = build("control_flow")
     function = ModuleFunction(module)
     all_rows(function, inputs, draw(N, 1, 2))
-    assert not function.vmap_works
+    assert not function.functional.vmap_works
 
 
 def test_tied_weights_are_counted_once_and_frozen_ones_not():

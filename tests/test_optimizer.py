@@ -1019,7 +1019,6 @@ def test_no_tests_no_end():
 
 def sampled_problem(optimizer, data):
     with torch.no_grad():
-        batch, point = optimizer._evaluate(*data)
         return optimizer._linearize(optimizer._at(*optimizer._evaluate(*data), None)).problem
 
 

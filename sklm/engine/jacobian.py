@@ -3,12 +3,9 @@
 `ModuleFunction` is functional: it evaluates the module at any parameter vector without touching the module, so a
 rejected attempt has nothing to restore. Outputs are flattened to (n_samples, n_outputs).
 
-The rows that a step needs are A_i = S_i J_i with the factor S_i (k x o) of the loss. They come from k vector-Jacobian
-products per sample, batched over samples with `torch.vmap`, so J itself is never formed. A module that `vmap` cannot
-handle (control flow on values, layers without a batching rule) is differentiated sample by sample: slower, same
-numbers. Where parameters are fewer than k, a forward-mode pass per parameter is less work. Two faster ways stand
-before that, each tried on some rows first: layer by layer (`layerwise`), and by copies of scalar parameters
-(`scalars`).
+The rows that a step needs are A_i = S_i J_i with the factor S_i (k x o) of the loss, so J itself is never formed. They
+come from the fastest way that the module allows, found by trying it on some rows first: layer by layer (`layerwise`),
+by copies of scalar parameters (`scalars`), or else by `torch.func` (`functional`).
 
 Samples never mix: every row is the derivative of the module applied to that sample alone. BatchNorm layers therefore
 run with their running statistics, unchanged (`steady_batchnorm`). A module that draws random numbers (dropout) draws
@@ -20,10 +17,8 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sklm.engine._checks import check_choice
-from sklm.engine.bounds import Box, clip
+from sklm.engine.bounds import Box
+from sklm.engine.functional import FunctionalJacobian, sample_rows
 from sklm.engine.gram import Gram, n_products
 from sklm.engine.inputs import (
     Reader,
@@ -39,15 +35,14 @@ from sklm.engine.inputs import (
     chunks,
     count_samples,
     flat_output,
-    map_tensors,
     split_arguments,
     take,
 )
 from sklm.engine.layerwise import LayerwiseJacobian
 from sklm.engine.memory import is_out_of_memory
-from sklm.engine.modes import evaluating, quiet_forward_mode, seed_rng
-from sklm.engine.scalars import ScalarJacobian
-from sklm.engine.trial import CHECKED_ROWS, Trial
+from sklm.engine.modes import quiet_forward_mode
+from sklm.engine.scalars import ScalarJacobian, with_differences
+from sklm.engine.trial import Trial
 
 FORWARD_ROWS = 2**16  # samples of a forward pass without derivatives
 KEPT_BYTES = 128 * 2**20  # of a graph that waits for the Jacobian
@@ -117,10 +112,7 @@ class ModuleFunction:
         ]
         self.places = [(f"{path}.{name}" if path else name, i) for path, _, name, i in found]
         self._slots = [(owner, name, i) for _, owner, name, i in found]
-        self.vmap_works = True
-        self._nests: bool | None = None  # whether `vmap` also works over the rows of a sample; None before it was tried
-        self._forward_works: bool | None = None  # None before it was wanted
-        self._was_forward = False  # the last time
+        self.functional = FunctionalJacobian()
         self._gram_works = True
         self.all_scalar = all(p.ndim == 0 for p in self.parameters.values())
         self.scalars: ScalarJacobian | None = None
@@ -195,10 +187,8 @@ class ModuleFunction:
             assert outputs is not None  # noqa: S101 - there is at least one sample
             return outputs
 
-        def one(sample: Any) -> Tensor:
-            return self._one(vector, sample)
-
-        return torch.cat([self._over_samples(one, x, seed=seed + at.start) for at, x in chunks(inputs, chunk)])
+        parts = [self.functional.outputs(self, vector, x, seed + at.start) for at, x in chunks(inputs, chunk)]
+        return torch.cat(parts)
 
     def _recorded(self, vector: Tensor, inputs: Any) -> Tensor | None:
         """Return the outputs and keep the records of all chunks; None where there are none."""
@@ -269,7 +259,8 @@ class ModuleFunction:
                 self._size_up(record, len(own), inputs, chunk)
                 block = None if record is None else fast(vector, part, record, own)
             if block is None:  # the module takes another way for these samples
-                yield self._functional_rows(vector, indices, part, own, None if seed is None else seed + span.start)
+                own_seed = None if seed is None else seed + span.start
+                yield self.functional.rows(self, vector, indices, part, own, own_seed)
             else:
                 yield block if indices is None else block[:, :, indices]
 
@@ -352,9 +343,7 @@ class ModuleFunction:
             return "scalar"
         if self.layerwise is not None and self.layerwise.works:
             return "layerwise"
-        if self._was_forward:
-            return "forward"
-        return "functional" if self.vmap_works else "sample by sample"
+        return self.functional.method
 
     def _try_layerwise(
         self, layerwise: LayerwiseJacobian, vector: Tensor, inputs: Any, n_outputs: int, chunk: int
@@ -410,131 +399,15 @@ class ModuleFunction:
 
     def rows_alone(self, vector: Tensor, inputs: Any, factor: Tensor) -> Tensor:
         """Return the rows of all parameters by backward passes for each sample alone."""
-        return torch.stack([self._sample_rows(vector, None, take(inputs, i), own) for i, own in enumerate(factor)])
-
-    def _sample_rows(self, vector: Tensor, indices: Tensor | None, sample: Any, cotangents: Tensor) -> Tensor:
-        """Return the rows of a sample, (k, n_selected), by a backward pass for each."""
-        with torch.enable_grad():
-            leaf = vector.detach().requires_grad_()
-            output = self._one(leaf, sample)
-            rows = [
-                torch.autograd.grad(output, leaf, cotangent, retain_graph=True)[0] if output.requires_grad else None
-                for cotangent in cotangents
-            ]
-        found = torch.stack([torch.zeros_like(vector) if row is None else row for row in rows])
-        return found if indices is None else found[:, indices]
+        return torch.stack([sample_rows(self, vector, None, take(inputs, i), own) for i, own in enumerate(factor)])
 
     def _scalar_rows(self, vector: Tensor, inputs: Any, copies: Any, factor: Tensor) -> Any:
         scalars: Any = self.scalars
         jacobian = scalars.rows(copies)
         if not math.isfinite(float(jacobian.sum())):
-            jacobian = self._by_differences(vector, inputs, copies.outputs.detach().reshape(-1), jacobian)
+            jacobian = with_differences(jacobian, self, vector, inputs, copies.outputs.detach().reshape(-1))
         self._last = vector, inputs, jacobian
         return factor * jacobian[:, None, :]
-
-    def _by_differences(self, vector: Tensor, inputs: Any, outputs: Tensor, jacobian: Tensor) -> Tensor:
-        """Return the Jacobian with central differences where autograd has nothing finite, but the module has.
-
-        Autograd multiplies a derivative of 0 by an infinite one, for instance of ``sqrt(a * x)`` in a at x = 0, or of
-        the side that ``torch.where`` does not take. A difference to one side stands in where the other has no value.
-        """
-        missing = ~torch.isfinite(jacobian)
-        rows = (missing.any(1) & torch.isfinite(outputs)).nonzero()[:, 0]
-        some, here = take(inputs, rows), outputs[rows]
-        found = jacobian.clone()
-        for j, value in enumerate(vector.tolist()):
-            if not bool(missing[rows, j].any()):
-                continue
-            ends = vector.repeat(2, 1)
-            ends[:, j] += (
-                torch.tensor([1.0, -1.0]).to(vector) * torch.finfo(vector.dtype).eps ** (1 / 3) * (abs(value) or 1.0)
-            )
-            if self.box is not None:
-                ends = torch.stack([clip(end, *self.box.select(None, end)) for end in ends])
-            slope = torch.zeros_like(here)
-            if ends[0, j] != ends[1, j]:  # not held
-                above, below = (flat_output(self.call(end, some), len(rows))[:, 0] for end in ends)
-                slope = (above - below) / (ends[0, j] - ends[1, j])
-                slope = torch.where(torch.isfinite(slope), slope, (above - here) / (ends[0, j] - vector[j]))
-                slope = torch.where(torch.isfinite(slope), slope, (here - below) / (vector[j] - ends[1, j]))
-            found[rows, j] = torch.where(missing[rows, j], slope, jacobian[rows, j])
-        return found
-
-    def _functional_rows(
-        self, vector: Tensor, indices: Tensor | None, inputs: Any, factor: Tensor, seed: int | None
-    ) -> Tensor:
-        """Return the rows by vector-Jacobian products, batched over samples, or by Jacobian-vector products."""
-        n_selected = self.n_params if indices is None else len(indices)
-        if seed is None and n_selected < factor.shape[1] and self._forward_works is not False:
-            jacobian = self._forward_jacobian(vector, indices, inputs)
-            if jacobian is not None and self._forward_works is None:
-                self._try_forward(vector, indices, inputs, jacobian)
-            self._was_forward = jacobian is not None and bool(self._forward_works)
-            if jacobian is not None and self._was_forward:
-                return factor @ jacobian
-        self._was_forward = False
-        if factor.shape[1] > 1 and self._nests is None:
-            self._try_nested(vector, inputs, factor.shape[2], draws=seed is not None)
-        return self._batched_rows(vector, indices, inputs, factor, seed, nests=bool(self._nests))
-
-    def _try_nested(self, vector: Tensor, inputs: Any, n_outputs: int, *, draws: bool) -> None:
-        """See whether two rows per sample at once are right: for some operations torch batches only once."""
-        with evaluating(self.module) if draws else nullcontext():  # what is drawn does not compare
-            trial = Trial.near(self, vector, inputs, n_outputs, CHECKED_ROWS)
-            other = replace(trial, factor=1 / trial.factor)
-            both = torch.cat([trial.factor, other.factor], 1)
-            rows = self._batched_rows(trial.vector, None, trial.inputs, both, None, nests=True).unbind(1)
-            sizes = [part.abs().nan_to_num_(posinf=0.0) for part in rows]
-            self._nests = all(map(Trial.confirms_some, (trial, other), rows, sizes))
-
-    def _batched_rows(
-        self, vector: Tensor, indices: Tensor | None, inputs: Any, factor: Tensor, seed: int | None, *, nests: bool
-    ) -> Tensor:
-        """Return the rows by vector-Jacobian products, batched over samples, and with `nests` over their rows too."""
-        selected = vector if indices is None else vector[indices]
-
-        def insert(part: Tensor) -> Tensor:
-            return part if indices is None else vector.index_copy(0, indices, part)
-
-        def one(sample: Any, cotangents: Tensor) -> Tensor:
-            pullback = torch.func.vjp(lambda part: self._one(insert(part), sample), selected)[1]
-            if len(cotangents) == 1 or not nests:
-                return torch.stack([pullback(cotangent)[0] for cotangent in cotangents.unbind()])
-            return torch.vmap(lambda cotangent: pullback(cotangent)[0])(cotangents)
-
-        def alone(sample: Any, cotangents: Tensor) -> Tensor:
-            return self._sample_rows(vector, indices, sample, cotangents)
-
-        return self._over_samples(one, inputs, factor, seed=seed, fallback=alone)
-
-    def _try_forward(self, vector: Tensor, indices: Tensor | None, inputs: Any, jacobian: Tensor) -> None:
-        """See whether J of the first samples is that of backward passes, times a random factor."""
-        some = jacobian[:CHECKED_ROWS]
-        generator = torch.Generator().manual_seed(0)
-        factor = torch.rand(len(some), 1, some.shape[1], generator=generator, device="cpu").to(vector)
-        trial = Trial(self, vector, inputs, factor)
-        self._forward_works = trial.confirms_some((factor @ some)[:, 0], (factor @ some.abs())[:, 0], indices)
-
-    def _forward_jacobian(self, vector: Tensor, indices: Tensor | None, inputs: Any) -> Tensor | None:
-        """Return J, (n_samples, n_outputs, n_selected), by a forward pass per parameter; None without forward mode."""
-
-        def outputs(point: Tensor) -> Tensor:
-            return self.outputs(point, inputs)
-
-        places = range(self.n_params) if indices is None else indices.tolist()
-        columns = []
-        try:
-            with quiet_forward_mode():
-                for place in places:
-                    direction = torch.zeros_like(vector)
-                    direction[place] = 1
-                    columns.append(torch.func.jvp(outputs, (vector,), (direction,))[1])
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            self._forward_works = False  # the module has run before
-            return None
-        return torch.stack(columns, 2)
 
     def second_derivative(self, vector: Tensor, direction: Tensor, inputs: Any, outputs: Tensor) -> Tensor:
         """Return the second derivative of the outputs along `direction`, by their difference over a tenth of it.
@@ -604,35 +477,6 @@ class ModuleFunction:
         finally:
             for (owner, name, _), parameter in zip(self._slots, before, strict=True):
                 owner[name] = parameter
-
-    def _one(self, vector: Tensor, sample: Any) -> Tensor:
-        """Return the outputs for one sample, shape (n_outputs,)."""
-        return self.call(vector, map_tensors(lambda tensor: tensor[None], sample)).reshape(-1)
-
-    def _over_samples(
-        self,
-        one: Callable[..., Tensor],
-        inputs: Any,
-        *others: Tensor,
-        seed: int | None,
-        fallback: Callable[..., Tensor] | None = None,
-    ) -> Tensor:
-        if self.vmap_works:
-            if seed is not None:
-                seed_rng(seed, self.device)
-            try:
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", message="There is a performance drop")
-                    return torch.vmap(one, randomness="different")(inputs, *others)
-            except RuntimeError as error:
-                if is_out_of_memory(error):
-                    raise
-                self.vmap_works = False  # the module has run before, so it is vmap that cannot
-        one = fallback or one
-        if seed is not None:
-            seed_rng(seed, self.device)
-        n_samples = count_samples(inputs)
-        return torch.stack([one(take(inputs, i), *(other[i] for other in others)) for i in range(n_samples)])
 
 
 def element_names(parameters: Iterable[tuple[str, Tensor]]) -> list[str]:

@@ -10,10 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from sklm.engine.bounds import clip
+from sklm.engine.inputs import flat_output, take
+
+if TYPE_CHECKING:
+    from sklm.engine.jacobian import ModuleFunction
 
 Call = Callable[[Sequence[Tensor], Any], Tensor]
 
@@ -81,3 +87,34 @@ class ScalarJacobian:
             self.works = copies is not None and is_right(self.rows(copies))
             if self.works:
                 return
+
+
+def with_differences(
+    jacobian: Tensor, function: ModuleFunction, vector: Tensor, inputs: Any, outputs: Tensor
+) -> Tensor:
+    """Return the Jacobian with central differences where autograd has nothing finite, but the module has.
+
+    Autograd multiplies a derivative of 0 by an infinite one, for instance of ``sqrt(a * x)`` in a at x = 0, or of
+    the side that ``torch.where`` does not take. A difference to one side stands in where the other has no value.
+    """
+    missing = ~torch.isfinite(jacobian)
+    rows = (missing.any(1) & torch.isfinite(outputs)).nonzero()[:, 0]
+    some, here = take(inputs, rows), outputs[rows]
+    found = jacobian.clone()
+    for j, value in enumerate(vector.tolist()):
+        if not bool(missing[rows, j].any()):
+            continue
+        ends = vector.repeat(2, 1)
+        ends[:, j] += (
+            torch.tensor([1.0, -1.0]).to(vector) * torch.finfo(vector.dtype).eps ** (1 / 3) * (abs(value) or 1.0)
+        )
+        if function.box is not None:
+            ends = torch.stack([clip(end, *function.box.select(None, end)) for end in ends])
+        slope = torch.zeros_like(here)
+        if ends[0, j] != ends[1, j]:  # not held
+            above, below = (flat_output(function.call(end, some), len(rows))[:, 0] for end in ends)
+            slope = (above - below) / (ends[0, j] - ends[1, j])
+            slope = torch.where(torch.isfinite(slope), slope, (above - here) / (ends[0, j] - vector[j]))
+            slope = torch.where(torch.isfinite(slope), slope, (here - below) / (vector[j] - ends[1, j]))
+        found[rows, j] = torch.where(missing[rows, j], slope, jacobian[rows, j])
+    return found
