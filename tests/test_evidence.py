@@ -310,7 +310,9 @@ def test_a_single_class_has_nothing_to_fit(dtype):
         ({"batch_size": 20}, 1.0),
         ({"selection": "random"}, 1.0),
         ({"solver": "cg"}, 1.0),
-        ({"module__hidden_layer_sizes": (600,)}, 1.0),  # more than 3000 parameters
+        ({"module__hidden_layer_sizes": (600,)}, "bayes"),  # 3601 parameters, times 40 rows
+        ({"module__hidden_layer_sizes": (40_000,)}, 1.0),
+        ({"criterion__curvature": "mc"}, 1.0),
         ({"alpha": 0.3}, 0.3),
     ],
     ids=str,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sklm.engine import solvers
-from sklm.engine.solvers import QR, SVD, Cholesky, DualCholesky, add_gram, choose_solver, reduce_rows
+from sklm.engine.solvers import JITTER, QR, SVD, Cholesky, DualCholesky, add_gram, choose_solver, reduce_rows
 
 SOLVERS = [Cholesky, DualCholesky, QR, SVD]
 by_solver = pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: solver.__name__)
@@ -452,11 +452,25 @@ def test_blocks_of_rows_fold_into_the_triangle_of_all(n_rows, n_params):
 
 
 @pytest.mark.parametrize("n", [1, 60, 128, 300])
-@pytest.mark.parametrize("solver", [Cholesky, QR], ids=["Cholesky", "QR"])
-def test_inverse_diagonal(solver, n):
-    matrix, residual = draw(2 * n, n), draw(2 * n, seed=1)
+@pytest.mark.parametrize("rows", [2.0, 0.5], ids=["more rows", "fewer rows"])
+@pytest.mark.parametrize("solver", [Cholesky, DualCholesky, QR], ids=["Cholesky", "Dual", "QR"])
+def test_inverse_diagonal(solver, n, rows):
+    n_rows = max(1, int(rows * n))
+    matrix, residual = draw(n_rows, n), draw(n_rows, seed=1)
     penalty = torch.rand(n, generator=torch.Generator().manual_seed(0)).double()
-    diagonal, log_determinant = solver([(matrix, residual)], penalty, draw(n)).inverse_diagonal()
-    curvature = matrix.T @ matrix + torch.diag(penalty)
+    penalty[::3] = 0
+    added = torch.where(penalty == 0, 0.3, 0.0)
+    diagonal, log_determinant = solver([(matrix, residual)], penalty, draw(n)).inverse_diagonal(added)
+    curvature = matrix.T @ matrix + torch.diag(penalty + added)
     torch.testing.assert_close(diagonal, torch.linalg.inv(curvature).diagonal(), rtol=1e-7, atol=0)
     assert log_determinant == pytest.approx(float(torch.logdet(curvature)), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("solver", [Cholesky, DualCholesky, QR], ids=["Cholesky", "Dual", "QR"])
+def test_inverse_diagonal_where_the_curvature_vanishes(solver):
+    matrix, nothing = draw(3, 5), torch.zeros(5).double()
+    diagonal, log_determinant = solver([(matrix, draw(3))], nothing, draw(5)).inverse_diagonal()
+    curvature = matrix.T @ matrix
+    curvature = curvature + JITTER * curvature.diagonal().max() * torch.eye(5)
+    torch.testing.assert_close(diagonal, torch.linalg.inv(curvature).diagonal(), rtol=1e-6, atol=0)
+    assert log_determinant == pytest.approx(float(torch.logdet(curvature)), rel=1e-6)

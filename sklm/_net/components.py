@@ -36,7 +36,8 @@ from sklm.modules import MLP
 
 SECOND_SCALING = "identity"  # of a curve whose first run has not converged: from the same start
 LOW_SHARE = 0.01  # of the first alpha: where the usual one draws the weights to zero, a second run begins with less
-MOST_BAYES_PARAMS = 3000  # for alpha="auto": the evidence takes an inverse in every step
+MOST_BAYES_PARAMS = 3000  # for alpha="auto": the evidence takes an inverse in every step, of the smaller of
+# parameters x parameters and rows x rows; with the rows that then are kept no larger than the former may be
 SOME_ROWS = 2**13  # that a curve with many rows is fitted to first
 CONSTANT = 1e-3  # outputs that vary by no more than this share of the targets
 INIT_ROWS = 2**16  # of those read batch by batch: enough for the scales of a new module
@@ -81,6 +82,7 @@ class WithParts(WithData):
         self._initialize_callbacks()
         with self._current_init_context("module"):
             self.module_ = self._build_module(seed)
+            self._n_rows = math.inf if data is None else len(data) * self._n_module_outputs()
         with self._current_init_context("criterion"):
             self.criterion_ = self._build_criterion(data, seed).to(device=self.device_, dtype=self.dtype_)
         with self._current_init_context("optimizer"):
@@ -352,11 +354,13 @@ class WithParts(WithData):
             or self.batch_size not in (-1, "auto")
             or self.selection is not None
             or self.solver == "cg"
+            or "mc" in (self.get_params_for("criterion").get("curvature"), getattr(self.criterion, "curvature", None))
         ):
             return self._fixed_alpha
         built = self.__dict__.get("module_")
         n_params = 0 if built is None else sum(p.numel() for p in built.parameters())
-        return "bayes" if n_params <= MOST_BAYES_PARAMS else self._fixed_alpha
+        is_small = n_params <= MOST_BAYES_PARAMS or n_params * self._n_rows <= MOST_BAYES_PARAMS**2
+        return "bayes" if is_small else self._fixed_alpha
 
     def _build_optimizer(self, seed: int) -> LevenbergMarquardt:
         damping = resolve_damping(self.damping, self.get_params_for("damping"))

@@ -100,6 +100,12 @@ class ModuleFunction:
                 "all trainable parameters of `module` must be float32 or all float64, on one device; got "
                 f"{', '.join(sorted(f'{dtype} on {device}' for dtype, device in kinds))}. Use module.to(...)."
             )
+        bounded = [path for path, part in named if getattr(part, "max_norm", None) is not None]
+        if bounded:
+            raise ValueError(
+                f"`module` changes its parameters in forward: {bounded[0] or 'it'} is a layer with `max_norm`; use one "
+                "without."
+            )
         self.sizes = {name: p.numel() for name, p in self.parameters.items()}
         self.n_params = sum(self.sizes.values())
         # every place that holds a parameter, each once: tied ones have several, a layer that is used twice only one
@@ -424,22 +430,44 @@ class ModuleFunction:
         return ((forward - outputs) + (backward - outputs)) / DIFFERENCE**2
 
     def pushforward(self, vector: Tensor, direction: Tensor, inputs: Any) -> Tensor:
-        """Return J_i direction of every sample, shape (n_samples, n_outputs), for `direction` (n_params,)."""
+        """Return J_i direction of every sample, shape (n_samples, n_outputs), for `direction` (n_params,).
+
+        Raises
+        ------
+        ValueError
+            For a module that has neither forward mode nor second derivatives.
+        """
 
         def outputs(point: Tensor) -> Tensor:
             return self.outputs(point, inputs)
 
-        try:
-            with quiet_forward_mode():
+        with quiet_forward_mode():
+            try:
                 tangent: Tensor = torch.func.jvp(outputs, (vector,), (direction,))[1]
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                tangent = self._twice_backward(vector, direction, inputs)
+        return tangent
+
+    def _twice_backward(self, vector: Tensor, direction: Tensor, inputs: Any) -> Tensor:
+        """Return J_i direction without forward mode: as the derivative of u'J direction in u."""
+        leaf = vector.detach().requires_grad_()
+        try:
+            with torch.enable_grad():
+                outputs = self.outputs(leaf, inputs)
+                if not outputs.requires_grad:
+                    return torch.zeros_like(outputs)
+                u = torch.zeros_like(outputs, requires_grad=True)
+                pulled = torch.autograd.grad(outputs, leaf, u, create_graph=True, materialize_grads=True)[0]
+                return torch.autograd.grad(pulled, u, direction, materialize_grads=True)[0]
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            # the module has run before, so it has no forward mode: J v is the derivative of u'J v in u
-            pulled: Any = torch.func.vjp(outputs, vector)
-            zero = torch.zeros_like(pulled[0])
-            tangent = torch.func.vjp(lambda u: pulled[1](u)[0], zero)[1](direction)[0]
-        return tangent
+            raise ValueError(
+                f"`solver='cg'` needs a module with forward mode or second derivatives; this one has neither: {error}. "
+                "Pass solver='cholesky'."
+            ) from error
 
     def pullback(self, vector: Tensor, cotangent: Tensor, inputs: Any) -> Tensor:
         """Return the sum of J_i' cotangent_i, shape (n_params,), for `cotangent` (n_samples, n_outputs)."""

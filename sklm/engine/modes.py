@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 _RNG_LOCK = threading.RLock()
 
@@ -79,7 +80,7 @@ def steady_batchnorm(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def quiet_forward_mode() -> Iterator[None]:
-    """Hide what torch warns of itself when forward mode is first used."""
-    with warnings.catch_warnings():
+    """Hide what torch warns of itself when forward mode is first used, and let attention take a form that has it."""
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
         warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
         yield

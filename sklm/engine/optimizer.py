@@ -93,7 +93,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         Damping strategy.
     solver : {"auto", "cholesky", "qr", "svd", "cg"}, default="auto"
         Linear solver; ``"auto"`` takes QR for few parameters in float64, else Cholesky, in the dual form when there are
-        fewer rows than parameters (but with ``alpha="bayes"``), and above 8192 of both ``"cg"``: matrix-free conjugate
+        fewer rows than parameters, and above 8192 of both ``"cg"``: matrix-free conjugate
         gradients, with memory O(parameters).
     max_attempts : int, default=10
         Damping factors tried per step.
@@ -464,9 +464,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             products = at.matrix_free(self._first_gradient)
             self._first_gradient = self._first_gradient or float(torch.linalg.vector_norm(products.gradient))
             return QuadraticModel(at, products, f"cg: {n_params} parameters, {n_rows} rows")
-        solver, why = choose_solver(
-            self.solver, n_rows, n_params, at.theta.dtype, curve=self.is_curve, inverts=self.bayes
-        )
+        solver, why = choose_solver(self.solver, n_rows, n_params, at.theta.dtype, curve=self.is_curve)
         chunk = at.batch.chunk
         while True:
             try:
@@ -653,7 +651,17 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take the state that `state_dict` returned."""
+        """Take the state that `state_dict` returned.
+
+        Raises
+        ------
+        ValueError
+            For the state of another optimizer.
+        """
+        if "levenberg_marquardt" not in state_dict:
+            raise ValueError(
+                f"`state_dict` must come from LevenbergMarquardt.state_dict(); got one with {', '.join(state_dict)}."
+            )
         own = state_dict["levenberg_marquardt"]
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "levenberg_marquardt"})
         self.n_steps, self.seed = own["n_steps"], own["seed"]

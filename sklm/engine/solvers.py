@@ -164,11 +164,8 @@ class Cholesky(SubProblem):
 
 
 def _inverse_diagonal(curvature: Tensor, added: Tensor | float = 0.0) -> tuple[Tensor, float] | None:
-    given, rounding = curvature, torch.finfo(curvature.dtype).eps
-    if given.dtype != torch.float64:  # its rounding errors stay, but none are added
-        curvature = given.to("cpu" if given.device.type == "mps" else given.device, torch.float64)
-    jitter = max(JITTER, 10 * rounding) * curvature.diagonal().max()
-    curvature = curvature.clone()
+    given, jitter = curvature, _jitter(curvature.diagonal())
+    curvature = _precise(given).clone()
     curvature.diagonal().add_(torch.as_tensor(added).to(curvature))
     factor, info = torch.linalg.cholesky_ex(curvature)
     if int(info) or bool(factor.diagonal().square().min() < jitter):  # rounding of a zero may be positive as well
@@ -183,6 +180,16 @@ def _inverse_diagonal(curvature: Tensor, added: Tensor | float = 0.0) -> tuple[T
         columns = torch.linalg.solve_triangular(below, unit, upper=False)
         diagonal[start : start + n_columns] = columns.square().sum(0)
     return diagonal.to(given), float(2 * factor.diagonal().log().sum())
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    """Return it in float64: its rounding errors stay, but none are added."""
+    return tensor.to("cpu" if tensor.device.type == "mps" else tensor.device, torch.float64)
+
+
+def _jitter(diagonal: Tensor) -> Tensor:
+    """Return what a vanishing curvature counts as."""
+    return max(JITTER, 10 * torch.finfo(diagonal.dtype).eps) * _precise(diagonal).max()
 
 
 def _block_rows(gram: Tensor) -> list[tuple[int, int]]:
@@ -253,6 +260,22 @@ class DualCholesky(SubProblem):
 
     def quadratic(self, direction: Tensor) -> Tensor:
         return (self.matrix @ direction).square().sum() + (self.penalty * direction.square()).sum()
+
+    def inverse_diagonal(self, added: Tensor | float = 0.0) -> tuple[Tensor, float] | None:
+        given = self.diagonal
+        matrix = _precise(self.matrix)
+        eigen = _precise(self.penalty) + torch.as_tensor(added).to(matrix)
+        jitter = _jitter(given)
+        if bool(eigen.min() < jitter):
+            eigen = eigen + jitter
+        scaled = matrix / eigen
+        kernel = scaled @ matrix.T
+        kernel.diagonal().add_(1)
+        factor, info = torch.linalg.cholesky_ex(kernel)
+        if int(info):
+            return None
+        seen = torch.linalg.solve_triangular(factor, scaled, upper=False).square().sum(0)
+        return (1 / eigen - seen).to(given), float(eigen.log().sum() + 2 * factor.diagonal().log().sum())
 
 
 class _Triangular(SubProblem):
@@ -378,7 +401,7 @@ def _stack(rows: Rows, theta: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def choose_solver(
-    name: str, n_rows: int, n_params: int, dtype: torch.dtype, *, curve: bool = False, inverts: bool = False
+    name: str, n_rows: int, n_params: int, dtype: torch.dtype, *, curve: bool = False
 ) -> tuple[Callable[[Rows, Tensor, Tensor], SubProblem], str]:
     """Return the solver for `name` and a sentence that says why.
 
@@ -390,8 +413,6 @@ def choose_solver(
     dtype : torch.dtype
     curve : bool, default=False
         Whether digits of the parameters count, so that more of them are worth a QR.
-    inverts : bool, default=False
-        Whether the inverse of H is needed, which the dual form does not have.
     """
     if name == "qr":
         return QR, "qr, as asked"
@@ -400,6 +421,6 @@ def choose_solver(
     limit = QR_MAX_CURVE_PARAMS if curve else QR_MAX_PARAMS
     if name == "auto" and n_params <= limit and dtype == torch.float64:
         return QR, f"qr: {n_params} parameters in float64"
-    if n_rows >= n_params or inverts:
+    if n_rows >= n_params:
         return Cholesky, f"cholesky: {n_rows} rows, {n_params} parameters"
     return DualCholesky, f"cholesky of the dual: {n_rows} rows, {n_params} parameters"

@@ -240,10 +240,8 @@ class Poisson(Loss):
         if not self.log_link:
             return targets
         positive = targets[targets > 0]
-        least = (
-            min(1.0, float(positive.min())) if positive.numel() else 1.0
-        )  # a count, or one over the largest exposure
-        return targets.clamp_min(least / 2).log()  # half a count stands for none
+        least = positive.min() if positive.numel() else 1.0  # about a count, over the exposure
+        return targets.clamp_min(least / 2).log()  # half of it stands for none
 
     def mean(self, outputs: Tensor) -> Tensor:
         return outputs.exp() if self.log_link else outputs
