@@ -69,12 +69,13 @@ class LMRegressor(RegressorMixin, Uncertainty):
         settled (to a relative sqrt(ftol)), or the log evidence in `n_iter_no_change` epochs has been more than 5 below
         its highest value, or has risen by less than 5 while alpha changed by less than a factor of 2 (in a module that
         is not linear). The last epoch that is less than 5 below the highest is kept (that of the lowest validation loss
-        with `early_stopping`). As the evidence of a network has several maxima, `fit` makes a second run from the same
-        weights and a hundredth of the first alpha, and keeps the one of higher evidence (lower validation loss);
-        `callbacks` see the second one if it is that. The formulas are in `sklm.engine.evidence`; a module of your own
-        needs X and y of about mean 0 and variance 1, which `sklm.MLP` makes of them by itself. ``"auto"`` is
-        ``"bayes"`` for a `sklm.MLP` of at most 3000 parameters with full batches, without `selection` and
-        ``solver="cg"``, else 0.
+        with `early_stopping`); epochs far from a minimum, where the evidence means nothing, do not count. As the
+        evidence of a network has several maxima, `fit` makes a second run from the same weights and a thousandth of the
+        first alpha, which does not rise before a minimum is near, and keeps the one of higher evidence (lower
+        validation loss); `callbacks` see the second one if it is that. The formulas are in `sklm.engine.evidence`; a
+        module of your own needs X and y of about mean 0 and variance 1, which `sklm.MLP` makes of them by itself. ``"auto"`` is
+        ``"bayes"`` for a `sklm.MLP` of at most 3000 parameters, or nine million over the rows (times outputs), with
+        full batches, without `selection`, ``solver="cg"`` and ``criterion__curvature="mc"``, else 0.
     max_epochs : int, default=100
         Passes over the data in one call of `fit` or `partial_fit`; a full batch makes one step per epoch. A curve (any
         module without weight matrices) that has not converged by then is fitted a second time by `fit`, from the same

@@ -126,6 +126,64 @@ def test_pushforward_equals_the_jacobian(make):
     torch.testing.assert_close(found, exact @ direction, rtol=1e-10, atol=1e-12)
 
 
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+
+    def forward(self, X):
+        return self.layer(X).mean((1, 2))
+
+
+class OldStyle(torch.autograd.Function):
+    """A function as torch had them before `setup_context`, which `torch.func` does not take."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.tanh()
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return grad * (1 - x.tanh() ** 2)
+
+
+class WithOldStyle(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 1)
+
+    def forward(self, X):
+        return OldStyle.apply(self.layer(X)).mean((1, 2))
+
+
+@pytest.mark.parametrize("make", [Attention, WithOldStyle])
+def test_pushforward_where_torch_has_no_forward_mode_by_default(make):
+    torch.manual_seed(0)
+    function, X = ModuleFunction(make().double()), draw(5, 3, 4)
+    vector, direction = function.vector(), draw(function.n_params, seed=5)
+    exact = torch.autograd.functional.jacobian(lambda v: function.outputs(v, X), vector)
+    torch.testing.assert_close(function.pushforward(vector, direction, X), exact @ direction, rtol=1e-10, atol=1e-12)
+
+
+class Bag(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.EmbeddingBag(5, 1)
+
+    def forward(self, X):
+        return self.layer(X.long())
+
+
+def test_a_module_without_second_derivatives_is_refused():
+    optimizer = LevenbergMarquardt(Bag().double(), solver="cg")
+    with pytest.raises(
+        ValueError, match="needs a module with forward mode or second derivatives; this one has neither"
+    ):
+        optimizer.step(torch.arange(10.0).reshape(5, 2) % 5, draw(5))
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.1])
 @pytest.mark.parametrize("selection", [None, "layer"])
 def test_fits_end_where_cholesky_ends(alpha, selection):

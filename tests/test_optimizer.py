@@ -1844,3 +1844,15 @@ def test_tensors_of_inference_mode():
         x = torch.linspace(0, 1, 20)[:, None]
     with pytest.raises(RuntimeError, match=r"[Ii]nference"):
         LevenbergMarquardt(nn.Linear(1, 1)).step(x, x)
+
+
+def test_the_state_of_another_optimizer_is_refused():
+    module = nn.Linear(2, 1).double()
+    state = torch.optim.SGD(module.parameters()).state_dict()
+    with pytest.raises(ValueError, match=r"must come from LevenbergMarquardt.state_dict\(\); got one with state"):
+        LevenbergMarquardt(module).load_state_dict(state)
+
+
+def test_a_layer_that_changes_its_parameters_is_refused():
+    with pytest.raises(ValueError, match="changes its parameters in forward: 0 is a layer with `max_norm`"):
+        LevenbergMarquardt(nn.Sequential(nn.Embedding(5, 2, max_norm=1.0), nn.Linear(2, 1)))

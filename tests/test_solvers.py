@@ -460,16 +460,20 @@ def test_inverse_diagonal(solver, n, rows):
     penalty = torch.rand(n, generator=torch.Generator().manual_seed(0)).double()
     penalty[::3] = 0
     added = torch.where(penalty == 0, 0.3, 0.0)
-    diagonal, log_determinant = solver([(matrix, residual)], penalty, draw(n)).inverse_diagonal(added)
+    problem = solver([(matrix, residual)], penalty, draw(n))
+    diagonal, log_determinant, decrement = problem.inverse(added)
     curvature = matrix.T @ matrix + torch.diag(penalty + added)
     torch.testing.assert_close(diagonal, torch.linalg.inv(curvature).diagonal(), rtol=1e-7, atol=0)
     assert log_determinant == pytest.approx(float(torch.logdet(curvature)), rel=1e-9, abs=1e-9)
+    gradient = matrix.T @ residual + penalty * draw(n)
+    expected = float(gradient @ torch.linalg.solve(curvature, gradient))
+    assert decrement == pytest.approx(expected, rel=1e-7)
 
 
 @pytest.mark.parametrize("solver", [Cholesky, DualCholesky, QR], ids=["Cholesky", "Dual", "QR"])
 def test_inverse_diagonal_where_the_curvature_vanishes(solver):
     matrix, nothing = draw(3, 5), torch.zeros(5).double()
-    diagonal, log_determinant = solver([(matrix, draw(3))], nothing, draw(5)).inverse_diagonal()
+    diagonal, log_determinant, _ = solver([(matrix, draw(3))], nothing, draw(5)).inverse()
     curvature = matrix.T @ matrix
     curvature = curvature + JITTER * curvature.diagonal().max() * torch.eye(5)
     torch.testing.assert_close(diagonal, torch.linalg.inv(curvature).diagonal(), rtol=1e-6, atol=0)

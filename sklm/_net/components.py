@@ -35,7 +35,6 @@ from sklm.engine.selection import resolve_selection
 from sklm.modules import MLP
 
 SECOND_SCALING = "identity"  # of a curve whose first run has not converged: from the same start
-LOW_SHARE = 0.01  # of the first alpha: where the usual one draws the weights to zero, a second run begins with less
 MOST_BAYES_PARAMS = 3000  # for alpha="auto": the evidence takes an inverse in every step, of the smaller of
 # parameters x parameters and rows x rows; with the rows that then are kept no larger than the former may be
 SOME_ROWS = 2**13  # that a curve with many rows is fitted to first
@@ -387,7 +386,7 @@ class WithParts(WithData):
             seed=seed,
         )
         if run is not None and run.further == "alpha":
-            optimizer.first_share = LOW_SHARE
+            optimizer.starts_low = True
         return optimizer
 
     def _init_from_data(self, data: TensorData) -> None:

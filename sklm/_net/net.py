@@ -263,7 +263,7 @@ class LMNet(WithFiles):
             raise NoStartError(f"{result.message}. Check the module, its initial values and the scale of X and y.")
         run.n_steps += 1
         run.settled = 0 if result.status == "running" else run.settled + 1
-        run.status, run.reason = result.status, result.message
+        run.status, run.reason, run.is_near = result.status, result.message, result.is_near
         names = ["damping", "attempts", "gain_ratio", *(EVIDENCE if self.optimizer_.bayes else ())]
         if not self._on_all_rows:
             names.append("initial_loss")
@@ -292,11 +292,13 @@ class LMNet(WithFiles):
         if self.early_stopping:
             score = row.get("valid_loss", math.nan)
         elif self._by_evidence:  # a later epoch fits more closely, so it takes the place of one that is hardly better
-            score = -row["log_evidence"]
+            score = -row["log_evidence"] if run.is_near else math.nan
             run.least_score = min(run.least_score, score)  # in this order a nan does not count
             needed = run.least_score + EVIDENCE_NOISE
             change = max(row["alpha"], run.landmark_alpha) / min(row["alpha"], run.landmark_alpha)
-            if score < run.landmark - EVIDENCE_NOISE or (change > ALPHA_CHANGE and math.isfinite(score)):
+            if not run.is_near:
+                run.far_epoch = row["epoch"]
+            elif score < run.landmark - EVIDENCE_NOISE or (change > ALPHA_CHANGE and math.isfinite(score)):
                 run.landmark, run.landmark_alpha, run.landmark_epoch = score, row["alpha"], row["epoch"]
         if score < needed:
             # with the full batch, and without validation or evidence, the last parameters are the best
@@ -304,7 +306,8 @@ class LMNet(WithFiles):
             run.keep(score, row["epoch"], self.module_ if any_epoch else None)
         if not run.on_all:
             self._judge_batches()
-        waited = row["epoch"] - max(run.best_epoch or 0, row["epoch"] - run.n_epochs, run.grown_epoch)
+        begun = max(row["epoch"] - run.n_epochs, run.grown_epoch, run.far_epoch)
+        waited = row["epoch"] - max(run.best_epoch or 0, begun)
         if run.on_all and run.settled >= run.steps_needed:
             run.verdict = "Converged" if run.status == "converged" else "Stopped"
         elif self.early_stopping and waited >= self.n_iter_no_change:
@@ -314,7 +317,7 @@ class LMNet(WithFiles):
             run.verdict = "Converged"
             run.reason = f"the log evidence has fallen from {-run.least_score:.6g} for {waited} epochs"
         elif self._by_evidence and run.landmark_epoch:
-            stalled = row["epoch"] - run.landmark_epoch
+            stalled = row["epoch"] - max(run.landmark_epoch, begun)
             # the evidence of a linear model, whose gain ratio is 1, is exact
             if stalled >= self.n_iter_no_change and any(
                 not abs(ratio - 1) <= LINEAR for ratio in self.history[-stalled:, "gain_ratio"]
@@ -364,9 +367,11 @@ class LMNet(WithFiles):
         self._set_training(False)
         self._describe_epochs(rows, last)
         chosen = self.early_stopping or (self._by_evidence and run.best_epoch)
-        run.score = run.best_score if chosen else self.loss_
+        run.score = False, run.best_score if chosen else self.loss_
         if not run.on_all and not chosen and run.train is not None:  # the losses of small batches do not compare
-            run.score = self._loss(run.train)
+            run.score = False, self._loss(run.train)
+        if self._by_evidence and not chosen:
+            run.score = True, -last["log_evidence"]
         if hasattr(self, "n_effective_"):
             found = f"alpha={self.alpha_:.3g}, {self.n_effective_:.4g} effective parameters"
             if run.train is not None and self._is_constant(run.train):

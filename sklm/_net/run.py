@@ -57,6 +57,8 @@ class Run:
     landmark: float = math.inf  # with evidence: the last epoch that was much better or had quite another alpha
     landmark_alpha: float = math.inf
     landmark_epoch: int = 0
+    is_near: bool = False  # with evidence: whether the last step began near a minimum; elsewhere it means nothing
+    far_epoch: int = 0  # the last that did not
     best_epoch: int | None = None
     best_state: dict[str, Tensor] | None = None
     verdict: str = ""  # how training ended; empty while it goes on
@@ -64,7 +66,7 @@ class Run:
     is_constant: bool = False  # with evidence: whether it left no weight
     further: str = ""  # "strategy" or "alpha": another one than the first run from the same start had
     start: str = ""  # which one of several
-    score: float = math.inf  # what runs are compared by
+    score: tuple[bool, float] = (True, math.inf)  # what runs are compared by; True where the evidence means nothing
     train: TensorData | None = None  # the rows used for training
     is_new: bool = False  # whether the batches are not those of the run before
     on_all: bool = True  # whether the steps of this epoch are on all rows

@@ -52,7 +52,9 @@ MOST_REPEATS = 2**20  # of a row; all large numbers of float32 are whole
 FAR = 2.0  # times the loss of a constant, from which it says more of the scale of the data than that of the start
 FIRST_SHARE = 1.0  # of the loss at the start: the first alpha, for weights of order one
 DEEP_SHARE = 0.1  # the same for more than two weight matrices: a large alpha draws their product to zero, for good
+LOW_SHARE = 1e-3  # of that in place of one: where a large alpha draws the weights to zero
 LARGEST_CHANGE = 10.0  # of alpha in a step: far from the minimum its estimate says little
+NEAR = 15.0  # loss over phi above the minimum: farther from there Laplace's approximation says nothing
 LEAST_EFFECTIVE = 1e-3  # number of parameters below which all weights are zero
 LEAST_DOF = 0.01  # of the rows that count for phi, however many parameters there are
 ROUNDING = 1e-12  # relative, of phi
@@ -71,11 +73,14 @@ class Evidence:
         gamma, of all parameters.
     log_evidence : float
         At the present alpha.
+    decrement : float
+        How much W times the loss over phi has to fall still, as far as the linearization tells.
     """
 
     alpha: float
     n_effective: float
     log_evidence: float
+    decrement: float
 
 
 def check_alpha(alpha: float | str) -> bool:
@@ -185,10 +190,10 @@ def estimate(
     """
     n_rows = total * n_outputs
     tau = prior_of_others(theta, penalized, loss, n_outputs, criterion)
-    inverse = problem.inverse_diagonal(tau / total)
+    inverse = problem.inverse(tau / total)
     if inverse is None:
         return None
-    diagonal, log_determinant = inverse
+    diagonal, log_determinant, decrement = inverse
     n_params, n_penalized = len(theta), int(penalized.sum())
     n_others = n_params - n_penalized
     decided = float(n_penalized - alpha / total * diagonal[penalized].sum())
@@ -210,4 +215,4 @@ def estimate(
     )
     wanted = phi * decided / size if decided >= LEAST_EFFECTIVE and size else alpha  # else there is nothing to fit
     change = min(max(wanted / alpha, 1 / LARGEST_CHANGE), LARGEST_CHANGE)
-    return Evidence(change * alpha, decided + of_others, log_evidence)
+    return Evidence(change * alpha, decided + of_others, log_evidence, total * decrement / 2 / phi)

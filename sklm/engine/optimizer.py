@@ -47,6 +47,8 @@ from sklm.engine.convergence import ConvergenceTests, largest
 from sklm.engine.damping import Damping, resolve_damping
 from sklm.engine.evidence import (
     LOSS_TOLERANCE,
+    LOW_SHARE,
+    NEAR,
     check_alpha,
     counted_rows,
     estimate,
@@ -211,7 +213,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         self.bayes = check_alpha(alpha)
         self._has_alpha = False  # whether a first step has set it
         self.rows_per_weight: float | None = None  # for the evidence; None where the weights of a step tell
-        self.first_share = 1.0  # of the first alpha that the evidence begins with by default
+        self.starts_low = False  # whether the evidence begins with a low alpha, and keeps it on the way to a minimum
         if self.bayes and (selection is not None or self.solver == "cg"):
             raise ValueError(
                 "`alpha='bayes'` needs the curvature of all parameters, so neither `selection` nor `solver='cg'`; got "
@@ -361,10 +363,13 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             )
         if found is None:
             return replace(result, alpha=alpha)
-        change = abs(math.log(found.alpha * weight / alpha))
+        changed, is_near = found.alpha * weight, found.decrement <= NEAR
+        if self.starts_low and not is_near:
+            changed = min(changed, alpha)
+        change = abs(math.log(changed / alpha))
         falls = 1 - point.loss / start.loss if start.loss else 0.0
         ftol = self.tests.ftol or 0.0
-        settled = change <= math.sqrt(ftol) and falls <= max(ftol, min(LOSS_TOLERANCE, 1e3 * ftol))
+        settled = is_near and change <= math.sqrt(ftol) and falls <= max(ftol, min(LOSS_TOLERANCE, 1e3 * ftol))
         status, message = result.status, result.message
         if settled and result.accepted and status == "running":
             status, message = "converged", f"the relative reduction of the loss is {falls:.2g}"
@@ -373,7 +378,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if status == "converged":
             message += ", and alpha has settled"
         else:
-            group["alpha"] = found.alpha * weight
+            group["alpha"] = changed
         return replace(
             result,
             status=status,
@@ -381,6 +386,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             alpha=alpha,
             n_effective=found.n_effective,
             log_evidence=found.log_evidence,
+            is_near=is_near,
         )
 
     def _evaluate(
@@ -419,7 +425,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if self.bayes and not self._has_alpha and self.penalized.any():
             of_constant = loss_of_constant(self.criterion, outputs, targets, share)
             first = first_alpha(float(share @ self.criterion.value(outputs, targets)), of_constant, function.n_matrices)
-            group["alpha"] = self.first_share * first * total / n_rows
+            group["alpha"] = (LOW_SHARE if self.starts_low else 1.0) * first * total / n_rows
             self._has_alpha = True
         batch = Batch(
             inputs,
@@ -696,7 +702,7 @@ _OWN_ATTRIBUTES = (
     "penalized",
     "bayes",
     "rows_per_weight",
-    "first_share",
+    "starts_low",
     "_has_alpha",
     "box",
     "acceleration",

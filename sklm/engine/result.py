@@ -45,6 +45,8 @@ class StepResult:
     alpha, n_effective, log_evidence : float
         With ``alpha="bayes"`` the penalty of this step, and before it the effective number of parameters and the
         evidence; nan else.
+    is_near : bool
+        With ``alpha="bayes"``: whether the step began so near to a minimum that the evidence means something.
     """
 
     loss: float
@@ -62,3 +64,4 @@ class StepResult:
     alpha: float = math.nan
     n_effective: float = math.nan
     log_evidence: float = math.nan
+    is_near: bool = False

@@ -23,7 +23,7 @@ import abc
 import copy
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -39,6 +39,14 @@ ONE_BLOCK = 96  # columns up to which one product of all is as fast
 CUDA_BLOCK = 512  # columns at least, as every launch costs
 
 Rows = Iterable[tuple[Tensor, Tensor]]
+
+
+class Inverse(NamedTuple):
+    """What is asked of H^-1: its diagonal (p,), and of the rest log det(H) and g'H^-1 g."""
+
+    diagonal: Tensor
+    log_determinant: float
+    decrement: float
 
 
 class SubProblem(abc.ABC):
@@ -94,8 +102,8 @@ class SubProblem(abc.ABC):
     def quadratic(self, direction: Tensor) -> Tensor:
         """Return d'Hd >= 0 as a sum of squares where the form has one."""
 
-    def inverse_diagonal(self, added: Tensor | float = 0.0) -> tuple[Tensor, float] | None:
-        """Return the diagonal of H^-1 and log det(H), with `added` on the diagonal of H; None where that is not formed.
+    def inverse(self, added: Tensor | float = 0.0) -> Inverse | None:
+        """Return what H^-1 says, with `added` on the diagonal of H; None where it is not formed.
 
         Where H vanishes it counts as `JITTER` of its largest entry, or ten times the rounding of that.
         """
@@ -159,11 +167,12 @@ class Cholesky(SubProblem):
     def quadratic(self, direction: Tensor) -> Tensor:
         return (direction @ (self.curvature @ direction)).clamp_min(0)
 
-    def inverse_diagonal(self, added: Tensor | float = 0.0) -> tuple[Tensor, float] | None:
-        return _inverse_diagonal(self.curvature, added)
+    def inverse(self, added: Tensor | float = 0.0) -> Inverse | None:
+        return inverse_of(self.curvature, self.gradient, added)
 
 
-def _inverse_diagonal(curvature: Tensor, added: Tensor | float = 0.0) -> tuple[Tensor, float] | None:
+def inverse_of(curvature: Tensor, gradient: Tensor, added: Tensor | float = 0.0) -> Inverse | None:
+    """Return `SubProblem.inverse` for H and g themselves."""
     given, jitter = curvature, _jitter(curvature.diagonal())
     curvature = _precise(given).clone()
     curvature.diagonal().add_(torch.as_tensor(added).to(curvature))
@@ -179,7 +188,8 @@ def _inverse_diagonal(curvature: Tensor, added: Tensor | float = 0.0) -> tuple[T
         unit = torch.eye(len(below), n_columns, dtype=factor.dtype, device=factor.device)
         columns = torch.linalg.solve_triangular(below, unit, upper=False)
         diagonal[start : start + n_columns] = columns.square().sum(0)
-    return diagonal.to(given), float(2 * factor.diagonal().log().sum())
+    half = torch.linalg.solve_triangular(factor, _precise(gradient)[:, None], upper=False)
+    return Inverse(diagonal.to(given), float(2 * factor.diagonal().log().sum()), float(half.square().sum()))
 
 
 def _precise(tensor: Tensor) -> Tensor:
@@ -261,8 +271,8 @@ class DualCholesky(SubProblem):
     def quadratic(self, direction: Tensor) -> Tensor:
         return (self.matrix @ direction).square().sum() + (self.penalty * direction.square()).sum()
 
-    def inverse_diagonal(self, added: Tensor | float = 0.0) -> tuple[Tensor, float] | None:
-        given = self.diagonal
+    def inverse(self, added: Tensor | float = 0.0) -> Inverse | None:
+        given, gradient = self.diagonal, _precise(self.gradient)
         matrix = _precise(self.matrix)
         eigen = _precise(self.penalty) + torch.as_tensor(added).to(matrix)
         jitter = _jitter(given)
@@ -274,8 +284,11 @@ class DualCholesky(SubProblem):
         factor, info = torch.linalg.cholesky_ex(kernel)
         if int(info):
             return None
-        seen = torch.linalg.solve_triangular(factor, scaled, upper=False).square().sum(0)
-        return (1 / eigen - seen).to(given), float(eigen.log().sum() + 2 * factor.diagonal().log().sum())
+        seen = torch.linalg.solve_triangular(factor, scaled, upper=False).square_().sum(0)
+        half = torch.linalg.solve_triangular(factor, (scaled @ gradient)[:, None], upper=False)
+        decrement = float(gradient @ (gradient / eigen) - half.square().sum())
+        log_determinant = float(eigen.log().sum() + 2 * factor.diagonal().log().sum())
+        return Inverse((1 / eigen - seen).to(given), log_determinant, max(decrement, 0.0))
 
 
 class _Triangular(SubProblem):
@@ -290,8 +303,8 @@ class _Triangular(SubProblem):
     def quadratic(self, direction: Tensor) -> Tensor:
         return (self.triangle @ direction).square().sum()
 
-    def inverse_diagonal(self, added: Tensor | float = 0.0) -> tuple[Tensor, float] | None:
-        return _inverse_diagonal(self.triangle.T @ self.triangle, added)
+    def inverse(self, added: Tensor | float = 0.0) -> Inverse | None:
+        return inverse_of(self.triangle.T @ self.triangle, self.gradient, added)
 
     def restrict(self, free: Tensor, step: Tensor) -> Self:
         part = copy.copy(self)
