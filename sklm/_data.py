@@ -22,6 +22,7 @@ from torch import Tensor
 from sklm.engine.inputs import Reader, count_samples, map_tensors, spans, take, tensors
 
 MERGE_BYTES = 4 * 2**20
+FEW_TARGETS, FEW_SHARE = 10, 0.2  # distinct ones, of all distinct rows: so few are not measured on a scale
 KEPT_BYTES = 256 * 2**20  # of training rows kept for uncertainty
 LOADED_BYTES = 256 * 2**20  # of a memmap that is loaded
 LOAD_ROWS = 1024  # items of a torch Dataset collated at once
@@ -70,8 +71,10 @@ class TensorData:
     @property
     def rows_per_weight(self) -> float:
         """How many rows, for the evidence, a weight of one stands for."""
-        if self.weights is None or self.counts is None:
+        if self.counts is None:
             return 1.0
+        if self.weights is None:
+            return float(self.counts.mean())
         return float(self.counts[self.weights > 0].sum() / self.weights.sum())
 
     def __len__(self) -> int:
@@ -107,22 +110,47 @@ class TensorData:
 DataT = TypeVar("DataT", bound=TensorData)
 
 
+def _distinct(*parts: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first place of every distinct row, and which of these each row is."""
+    columns = [part.detach().cpu().reshape(len(part), -1).contiguous().numpy() for part in parts]
+    rows = np.hstack([column.view(np.uint8) for column in columns])
+    rows = np.ascontiguousarray(rows).view(f"V{rows.shape[1]}")[:, 0]
+    _, first, group = np.unique(rows, return_index=True, return_inverse=True)
+    return first, group
+
+
+def _is_large(data: TensorData) -> bool:
+    """Return whether rows are not worth sorting."""
+    return isinstance(data.X, Reader) or sum(part.nbytes for part in (*tensors(data.X), data.targets)) > MERGE_BYTES
+
+
+def count_copies_once(data: DataT) -> DataT:
+    """Return `data` whose copies of a row count as one row together, whatever their weights.
+
+    A copy brings no noise of its own, and a weight that happens to be whole, as 1 / sigma^2 may be, does not make one.
+    That holds where measured targets are equal by being copied: where there are more than `FEW_TARGETS` of them, and
+    a `FEW_SHARE` of the distinct rows at least. Others, as grades, are equal by chance and are left as they are. Copies
+    in data that are large, or read batch by batch, are not looked for.
+    """
+    n_targets = len(_distinct(data.targets)[0])
+    group = np.arange(len(data))
+    if n_targets < len(data) and not _is_large(data):
+        group = _distinct(*tensors(data.X), data.targets)[1]
+    times = np.bincount(group)
+    if n_targets <= max(FEW_TARGETS, FEW_SHARE * len(times)) or (data.weights is None and len(times) == len(data)):
+        return data
+    return replace(data, counts=torch.as_tensor(1 / times[group]).to(data.targets))
+
+
 def merge_repeated_rows(data: DataT, dtype: torch.dtype) -> DataT:
     """Return `data` with each distinct row once, in a fixed order, and how often it occurs as its weight.
 
     Then weights equal repeated rows to the last bit, in whatever order they come. Data of more than
     `MERGE_BYTES` are returned as they are: there sorting would cost more than the last bit is worth.
     """
-    if isinstance(data.X, Reader):
+    if _is_large(data):
         return data
-    columns = [
-        part.detach().cpu().reshape(len(data), -1).contiguous().numpy() for part in (*tensors(data.X), data.targets)
-    ]
-    if sum(column.nbytes for column in columns) > MERGE_BYTES:
-        return data
-    rows = np.hstack([column.view(np.uint8) for column in columns])
-    rows = np.ascontiguousarray(rows).view(f"V{rows.shape[1]}")[:, 0]
-    _, first, group = np.unique(rows, return_index=True, return_inverse=True)
+    first, group = _distinct(*tensors(data.X), data.targets)
     if len(first) == len(data) and data.weights is None:
         return data
 

@@ -73,9 +73,9 @@ class LMRegressor(RegressorMixin, Uncertainty):
         evidence of a network has several maxima, `fit` makes a second run from the same weights and a thousandth of the
         first alpha, which does not rise before a minimum is near, and keeps the one of higher evidence (lower
         validation loss); `callbacks` see the second one if it is that. The formulas are in `sklm.engine.evidence`; a
-        module of your own needs X and y of about mean 0 and variance 1, which `sklm.MLP` makes of them by itself. ``"auto"`` is
-        ``"bayes"`` for a `sklm.MLP` of at most 3000 parameters, or nine million over the rows (times outputs), with
-        full batches, without `selection`, ``solver="cg"`` and ``criterion__curvature="mc"``, else 0.
+        module of your own needs X and y of about mean 0 and variance 1, which `sklm.MLP` makes of them by itself.
+        ``"auto"`` is ``"bayes"`` for a `sklm.MLP` of at most 3000 parameters, or nine million over the rows (times
+        outputs), with full batches, without `selection`, ``solver="cg"`` and ``criterion__curvature="mc"``, else 0.
     max_epochs : int, default=100
         Passes over the data in one call of `fit` or `partial_fit`; a full batch makes one step per epoch. A curve (any
         module without weight matrices) that has not converged by then is fitted a second time by `fit`, from the same
@@ -260,8 +260,10 @@ class LMRegressor(RegressorMixin, Uncertainty):
             Targets; None when a Dataset has them.
         sample_weight : array of shape (n_samples,), default=None
             Weights >= 0, equivalent to repeated rows; for measurements with standard deviation sigma, 1 / sigma**2.
-            Of rates with ``criterion="poisson"`` the exposures: pass counts / exposure as y. With ``alpha="bayes"``
-            only whole numbers without a common divisor count as repeated rows, of others (but exposures) the ratios.
+            Of rates with ``criterion="poisson"`` the exposures: pass counts / exposure as y. To the evidence
+            (``alpha="bayes"``) only the ratios of other weights say something, and copies of a row are one row; but
+            where y has at most ten values, or a fifth as many as there are distinct rows, equal rows may be equal by
+            chance, so each is a row, and weights that are whole numbers without a common divisor count rows.
 
         Returns
         -------

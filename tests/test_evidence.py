@@ -398,9 +398,9 @@ def test_of_precisions_only_the_ratios_count(factor):
     )
 
 
-def test_all_rows_twice_are_twice_as_many():
+def test_grades_twice_are_twice_as_many():
     X, y = load_diabetes(return_X_y=True)
-    X, y = X[:60, :3], y[:60] + np.arange(60)
+    X, y = X[:60, :3], y[:60] // 50
     settings = {"module__hidden_layer_sizes": (2,), "random_state": 0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -412,6 +412,40 @@ def test_all_rows_twice_are_twice_as_many():
     assert abs(twice.n_effective_ - mixed.n_effective_) < abs(twice.n_effective_ - once.n_effective_)
     for other in (ones, halves):
         np.testing.assert_allclose(other.log_evidence_, twice.log_evidence_, rtol=1e-9)
+
+
+def weighted_data():
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (80, 3))
+    sigma = np.where(rng.random(80) < 0.5, 1.0, 0.5)
+    return X, 2.5 * (np.sin(3 * X[:, 0]) + X[:, 1] * X[:, 2]) + sigma * rng.standard_normal(80), sigma
+
+
+@pytest.mark.parametrize("unit", [1.0, 0.5, 10.0])  # weights 1 and 4; 4 and 16; 0.01 and 0.04
+def test_precisions_that_are_whole_numbers_do_not_count_rows(unit):
+    X, y, sigma = weighted_data()
+    weights = 1 / sigma**2
+    near = LMRegressor(random_state=0).fit(X, y, sample_weight=1.1 * weights)
+    model = LMRegressor(random_state=0).fit(X, unit * y, sample_weight=weights / unit**2)
+    assert model.n_effective_ == pytest.approx(near.n_effective_, rel=1e-4)
+    np.testing.assert_allclose(model.predict(X) / unit, near.predict(X), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [-1, "auto"])  # rows are merged where all are taken at once, and counted in both
+def test_copies_of_a_row_are_one_row(batch_size):
+    X, y, _ = weighted_data()
+    times = np.random.default_rng(1).integers(0, 3, 80)
+    settings = {"random_state": 0, "batch_size": batch_size, "max_epochs": 30}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        once = LMRegressor(**settings).fit(X[times > 0], y[times > 0], sample_weight=times[times > 0])
+        copies = LMRegressor(**settings).fit(np.repeat(X, times, axis=0), np.repeat(y, times))
+        twice = LMRegressor(**settings).fit(X, y, sample_weight=np.full(80, 2.0))
+        plain = LMRegressor(**settings).fit(X, y)
+    np.testing.assert_allclose(copies.predict(X), once.predict(X), rtol=1e-5, atol=1e-5)
+    assert copies.n_effective_ == pytest.approx(once.n_effective_, rel=1e-5)
+    np.testing.assert_allclose(twice.predict(X), plain.predict(X), rtol=1e-5, atol=1e-5)
+    assert copies.n_effective_ < (times > 0).sum() / 2
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from sklm._data import (
     DataT,
     Stored,
     TensorData,
+    count_copies_once,
     joined,
     merge_repeated_rows,
     stored,
@@ -95,6 +96,8 @@ class WithData(Parameterized):
             data.counts = None if np.array_equal(counts, weights) else convert(counts)
         if self.train_split is None:  # which may go by positions
             data = _with_weight(data)
+        if not self._is_classifier() and check_alpha(self._alpha()):
+            data = count_copies_once(data)
         sees_rows = self.early_stopping or self.train_split or isinstance(self.callbacks, list)
         if (self.batch_size == -1 or is_curve(self.module)) and not sees_rows and init_takes_weights(self.module):
             data = merge_repeated_rows(data, self.dtype_)

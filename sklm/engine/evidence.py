@@ -20,9 +20,9 @@ One that is larger than that has itself as standard deviation, as a bias in unit
 A robust loss rho belongs to noise of the density exp(-rho(r) / phi) / Z(phi): there n log Z(phi) stands in the place
 of n log(phi) / 2, and phi is where the mean of rho over that noise is D / n + gamma phi / (2 n).
 For likelihoods without a dispersion (classes, counts) phi and 2 D / n are 1. Weights that are whole numbers without a
-common divisor count as repeated rows; of others, such as 1 / sigma^2, only the ratios count, and W is here the number
-of rows: the alpha of the loss with these weights is the one above times their sum over that number. Weights of counts,
-their exposures, are taken as they are.
+common divisor count as repeated rows (estimators look at the rows instead, see `sklm.LMRegressor.fit`); of others, such
+as 1 / sigma^2, only the ratios count, and W is here the number of rows: the alpha of the loss with these weights is the
+one above times their sum over that number. Weights of counts, their exposures, are taken as they are.
 """
 
 from __future__ import annotations

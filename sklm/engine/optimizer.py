@@ -405,9 +405,10 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if weights is not None:
             share, total = weights / weights.sum(), float(weights.sum())
         n_rows = total
-        if weights is not None and self.bayes:
-            ratio = self.rows_per_weight
-            n_rows = counted_rows(weights, self.criterion) if ratio is None else ratio * total
+        if self.bayes and self.rows_per_weight is not None:
+            n_rows = self.rows_per_weight * total
+        elif self.bayes and weights is not None:
+            n_rows = counted_rows(weights, self.criterion)
         roots = share.sqrt() if weights is not None else share[:1].sqrt().expand(n_samples)
 
         before = rng_state(function.device)
