@@ -436,13 +436,17 @@ WRONG = {
     "degree True": (lambda: Polynomial(degree=True), "`module__degree` must be an integer >= 1"),
     "n_peaks 0": (lambda: Peaks(n_peaks=0), "`module__n_peaks` must be an integer >= 1; got 0"),
     "n_peaks '2'": (lambda: Peaks(n_peaks="2"), "`module__n_peaks` must be an integer >= 1; got '2'"),
+    "n": (
+        lambda: Peaks(n=2),
+        r"`module__n` is neither a parameter of the curve, height1, .*a setting: n_peaks, peak, ",
+    ),
     "peak by name": (lambda: Peaks(peak="gaussian"), "`module__peak` must be a class of peaks: Gaussian, "),
     "peak of no peak": (lambda: Peaks(peak=Line), "`module__peak` must be a class of peaks"),
     "peak instance": (lambda: Peaks(peak=Gaussian()), "`module__peak` must be a class of peaks"),
     "background": (lambda: Peaks(background="cubic"), "`module__background` must be 'constant', 'linear' or None"),
     "background list": (lambda: Peaks(background=["linear"]), "`module__background` must be"),
     "parameter": (lambda: Gaussian(sigmaa=1.0), "did you mean 'sigma'"),
-    "parameter of a peak": (lambda: Peaks(center2=1.0), "`module__center2` is not a parameter"),
+    "parameter of a peak": (lambda: Peaks(center2=1.0), "`module__center2` is neither a parameter"),
     "start outside": (lambda: Gaussian(sigma=-1.0), "must lie within its bounds"),
 }
 
@@ -527,7 +531,7 @@ def test_a_decay_with_a_given_amplitude(span, fixed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("held", [{"bottom": 0}, {"top": 100}, {"bottom": 0, "top": 100}], ids=["bottom", "top", "both"])
+@pytest.mark.parametrize("held", [{"bottom": 0}, {"top": 100}, {"bottom": 0, "top": 100}], ids="+".join)
 @pytest.mark.parametrize("slope", [-1.2, 1.2], ids=["inhibition", "activation"])
 def test_hill_with_a_level_held(slope, held, seed):
     dose = np.repeat([0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100], 2)
