@@ -347,7 +347,8 @@ def validate_columns(estimator: Any, X: Any, find: Callable[[], list[int]], *, r
         return validate_inputs(estimator, X, reset=reset)[:, find()]  # raises with scikit-learn's advice
     known = getattr(estimator, "feature_names_in_", None)
     if not reset and known is not None and hasattr(X, "columns"):  # by name, in any order and without the other columns
-        names = [known[column] for column in find()]
+        columns = find()
+        names = [known[column] for column in columns]
         missing = [name for name in names if name not in X.columns]
         if missing:
             raise ValueError(
@@ -363,7 +364,20 @@ def validate_columns(estimator: Any, X: Any, find: Callable[[], list[int]], *, r
         raise ValueError(
             "`X` must hold numbers in the columns of the curve; got dates. Pass, for instance, days since one."
         )
-    return check_array(used, dtype=[np.float64, np.float32], estimator=estimator, input_name="X")
+    try:
+        return check_array(used, dtype=[np.float64, np.float32], estimator=estimator, input_name="X")
+    except ValueError as error:
+        if hasattr(used, "columns"):
+            parts = {f"X[{str(name)!r}]": used[name] for name in used.columns}
+        else:
+            parts = {f"X[:, {column}]": used[:, i] for i, column in enumerate(columns)}
+        text = [name for name, part in parts.items() if not _holds_numbers(part)]
+        if not text or "convert" not in str(error):
+            raise
+        raise ValueError(
+            f"`X` must hold numbers in the columns of the curve; not so {', '.join(text)}. Code a category as 0 and 1, "
+            f"for instance by ({text[0]} == {str(np.asarray(parts[text[0]])[0])!r}).astype(int)."
+        ) from error
 
 
 def _holds_numbers(column: Any) -> bool:
@@ -401,11 +415,17 @@ def _validate_dict(estimator: Any, X: Mapping[str, Any], *, reset: bool) -> dict
 
 def validate_real_targets(y: Any) -> np.ndarray:
     """Return finite real targets of shape (n_samples,) or (n_samples, n_outputs) as float64 or float32."""
-    y = check_array(as_array(y), dtype="numeric", ensure_2d=False, input_name="y")
+    y = as_array(y)
     try:
-        return y if y.dtype == np.float32 else y.astype(np.float64, copy=False)
+        checked = check_array(y, dtype="numeric", ensure_2d=False, input_name="y")
+        return checked if checked.dtype == np.float32 else checked.astype(np.float64, copy=False)
     except TypeError:
-        raise ValueError(f"`y` must hold numbers; got {type(y.flat[0]).__name__}.") from None
+        raise ValueError(f"`y` must hold numbers; got {type(checked.flat[0]).__name__}.") from None
+    except ValueError as error:
+        text = [value for value in np.asarray(y, dtype=object).flat if isinstance(value, str)]
+        if not text:
+            raise
+        raise ValueError(f"`y` must hold numbers; got text, {str(text[0])!r}. For classes use LMClassifier.") from error
 
 
 def validate_labels(y: Any) -> np.ndarray:

@@ -260,7 +260,7 @@ WRONG_DATA = {
     "short y": ({"y": Y[:-1]}, "inconsistent numbers of samples"),
     "no y": ({"y": None}, "requires y"),
     "3-D y": ({"y": Y.reshape(-1, 1, 1)}, "dim 3, while dim <= 2 is required"),
-    "strings in y": ({"y": LABELS}, "not compatible with arrays of bytes/strings"),
+    "strings in y": ({"y": LABELS}, "`y` must hold numbers; got text, .* For classes use LMClassifier"),
     "nan weight": ({"sample_weight": with_value(np.ones(24), np.nan)}, "Input sample_weight contains NaN"),
     "inf weight": ({"sample_weight": with_value(np.ones(24), np.inf)}, "Input sample_weight contains infinity"),
     "negative weight": (

@@ -436,13 +436,17 @@ WRONG = {
     "degree True": (lambda: Polynomial(degree=True), "`module__degree` must be an integer >= 1"),
     "n_peaks 0": (lambda: Peaks(n_peaks=0), "`module__n_peaks` must be an integer >= 1; got 0"),
     "n_peaks '2'": (lambda: Peaks(n_peaks="2"), "`module__n_peaks` must be an integer >= 1; got '2'"),
+    "n": (
+        lambda: Peaks(n=2),
+        r"`module__n` is neither a parameter of the curve, height1, .*a setting: n_peaks, peak, ",
+    ),
     "peak by name": (lambda: Peaks(peak="gaussian"), "`module__peak` must be a class of peaks: Gaussian, "),
     "peak of no peak": (lambda: Peaks(peak=Line), "`module__peak` must be a class of peaks"),
     "peak instance": (lambda: Peaks(peak=Gaussian()), "`module__peak` must be a class of peaks"),
     "background": (lambda: Peaks(background="cubic"), "`module__background` must be 'constant', 'linear' or None"),
     "background list": (lambda: Peaks(background=["linear"]), "`module__background` must be"),
     "parameter": (lambda: Gaussian(sigmaa=1.0), "did you mean 'sigma'"),
-    "parameter of a peak": (lambda: Peaks(center2=1.0), "`module__center2` is not a parameter"),
+    "parameter of a peak": (lambda: Peaks(center2=1.0), "`module__center2` is neither a parameter"),
     "start outside": (lambda: Gaussian(sigma=-1.0), "must lie within its bounds"),
 }
 
@@ -524,6 +528,36 @@ def test_a_decay_with_a_given_amplitude(span, fixed):
     if fixed:
         expected, _ = curve_fit(lambda x, b, c: 3 * np.exp(-b * x) + c, x, y, p0=(1, 1))
         np.testing.assert_allclose([model.parameters_["rate"], model.parameters_["offset"]], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("held", [{"bottom": 0}, {"top": 100}, {"bottom": 0, "top": 100}], ids="+".join)
+@pytest.mark.parametrize("slope", [-1.2, 1.2], ids=["inhibition", "activation"])
+def test_hill_with_a_level_held(slope, held, seed):
+    dose = np.repeat([0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100], 2)
+    y = 100 / (1 + dose**-slope) + 2 * np.random.default_rng(seed).standard_normal(18)
+
+    def free(d, ec50, hill, *rest):
+        levels = {**dict(zip([name for name in ("bottom", "top") if name not in held], rest, strict=True)), **held}
+        return levels["bottom"] + (levels["top"] - levels["bottom"]) / (1 + (d / ec50) ** -hill)
+
+    start = [1, slope, *(level for name, level in {"bottom": 0, "top": 100}.items() if name not in held)]
+    expected, _ = curve_fit(free, dose, y, p0=start)
+    given = {f"module__{name}": value for name, value in held.items()}
+    model = LMRegressor(Hill, module__fixed=tuple(held), **given).fit(dose[:, None], y)
+    np.testing.assert_allclose([model.parameters_["ec50"], model.parameters_["hill"]], expected[:2], rtol=1e-4)
+    model = LMRegressor(Hill, **given).fit(dose[:, None], y)  # as a start alone
+    assert model.parameters_["hill"] * slope > 0
+    assert model.score(dose[:, None], y) > 0.99
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hill_of_an_inhibition_with_free_levels_is_positive(seed):
+    dose = np.repeat([0, 0.01, 0.1, 0.3, 1, 3, 10, 100], 2)
+    y = 100 / (1 + dose**1.2) + 2 * np.random.default_rng(seed).standard_normal(16)
+    fitted = LMRegressor(Hill).fit(dose[:, None], y).parameters_
+    assert fitted["hill"] > 0
+    assert fitted["bottom"] > fitted["top"]
 
 
 @pytest.mark.parametrize(("n_peaks", "seed"), [(2, 0), (3, 8), (3, 9), (4, 1), (4, 4), (4, 5)])

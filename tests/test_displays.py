@@ -15,7 +15,7 @@ from sklearn.model_selection import KFold, LearningCurveDisplay
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklm import LMClassifier, LMRegressor, curve
+from sklm import LMClassifier, LMRegressor, _uncertainty, curve
 from sklm.displays import DampingDisplay, FitDisplay, LossCurveDisplay, ProfileDisplay
 
 mpl.use("Agg")
@@ -237,6 +237,20 @@ def test_profile_display_of_chosen_parameters_on_own_axes(fitted):
     assert len(plt.get_fignums()) == 1
     with pytest.raises(ValueError, match="`ax` must be 1 axes, one per parameter; got 2"):
         display.plot([ax, ax])
+
+
+def test_a_profile_display_of_many_parameters_asks_for_names(monkeypatch):
+    X, y = decay_data()
+    model = LMRegressor(module__hidden_layer_sizes=(15,), alpha=1e-3, random_state=0).fit(X, y)
+    message = r"`names` must say which of the \d\d parameters to draw.*names=\['layers.0.weight\[0, 0\]', "
+    with pytest.raises(ValueError, match=message):
+        ProfileDisplay.from_estimator(model)
+    followed = []
+    profile = _uncertainty.profile
+    monkeypatch.setattr(_uncertainty, "profile", lambda *args, **kw: followed.append(args[2]) or profile(*args, **kw))
+    model = LMRegressor(DECAY, random_state=0).fit(X, y)
+    ProfileDisplay.from_estimator(model, "b", n_points=3)
+    assert set(followed) == {1}  # no other is refitted
 
 
 def test_a_linear_model_has_straight_profiles():

@@ -71,6 +71,36 @@ def test_targets_without_numbers():
         LMRegressor().fit(TIME[:, None], [datetime.date(2020, 1, 1)] * 40)
 
 
+@pytest.mark.parametrize("kind", ["pandas", "polars", "category", "array", "strings"])
+def test_a_text_column_of_a_formula_is_named(kind):
+    numbers, text = np.arange(6.0), list("ABABAB")
+    table = pd.DataFrame({"dose": numbers, "drug": text})
+    formula, name = "a + b * dose + c * drug", r"X\['drug'\]"
+    if kind == "polars":
+        table = pytest.importorskip("polars").DataFrame({"dose": numbers, "drug": text})
+    elif kind == "category":
+        table["drug"] = table["drug"].astype("category")
+    elif kind != "pandas":
+        table = table.to_numpy().astype(object if kind == "array" else str)
+        formula, name = "a + b * x0 + c * x1", r"X\[:, 1\]"
+    message = rf"columns of the curve; not so {name}. Code a category as 0 and 1, for instance by \({name} == 'A'\)"
+    with pytest.raises(ValueError, match=message):
+        LMRegressor(formula).fit(table, numbers)
+
+
+def test_a_text_column_that_a_formula_gets_later_is_named():
+    table = pd.DataFrame({"drug": [0.0, 1.0] * 5, "dose": np.arange(10.0)})
+    model = LMRegressor("a * drug + b * dose").fit(table, table.drug + 2 * table.dose)
+    with pytest.raises(ValueError, match=r"not so X\['drug'\]"):
+        model.predict(pd.DataFrame({"dose": [1.0], "drug": ["B"]}))
+
+
+@pytest.mark.parametrize("kind", [list, np.array, pd.Series, pd.Categorical], ids=lambda kind: kind.__name__)
+def test_text_as_targets_of_a_regression(kind):
+    with pytest.raises(ValueError, match=r"`y` must hold numbers; got text, 'A'. For classes use LMClassifier"):
+        LMRegressor().fit(TIME[:, None], kind(list("AB") * 20))
+
+
 def test_names_reach_summary_and_display(X, y):
     model = LMRegressor(DECAY).fit(X, y)
     assert DECAY in str(model.summary())

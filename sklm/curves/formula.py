@@ -179,19 +179,10 @@ class Formula:
             source = text.strip()
             body = ast.parse(f"({source}\n)" if "\n" in source else source, mode="eval").body
         except SyntaxError as error:
-            hint = "write * for a product"
-            if re.search(r"\.[*/^]", text):
-                hint = "write *, / and ** without dots"
-            if "=" in text or "~" in text or text.lstrip().startswith("@"):
-                hint = "write the right-hand side alone"
-            if "~=" in text:
-                hint = "write != instead of ~="
-            if text.rstrip().endswith(";"):
-                hint = "leave out the semicolon"
-            keywords = [word for word in re.findall(r"\w+", text) if keyword.iskeyword(word)]
-            if keywords:
-                hint = f"{keywords[0]} is a word of Python, rename it"
-            raise ValueError(f"`module` {self._shown} is not a formula: {error.msg}; {hint}.") from None
+            reason = error.msg.partition(". Perhaps")[0]
+            raise ValueError(
+                f"`module` {self._shown} is not a formula: {reason}{_syntax_hint(text, reason)}."
+            ) from None
         except (RecursionError, MemoryError):
             raise self._too_deep() from None
         self.names: list[str] = []
@@ -231,6 +222,8 @@ class Formula:
         else:
             kind = type(node.op) if isinstance(node, (ast.BinOp, ast.UnaryOp)) else type(node)
             hint = HINTS.get(kind, "use numbers, names, + - * / % **, comparisons and functions")
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                hint = f"code the text as 0 and 1 before: (table.drug == {node.value!r}).astype(int) for a column drug"
             raise ValueError(f"`module` {self._shown} has {ast.unparse(node)!r}, which a formula cannot hold; {hint}.")
 
     def _check_name(self, name: str) -> None:
@@ -266,6 +259,27 @@ class Formula:
     def __call__(self, values: Mapping[str, Tensor], like: Tensor) -> Any:
         """Return the value of the formula; `like` gives dtype and device of its numbers."""
         return self._value(values, like)
+
+
+def _syntax_hint(text: str, reason: str) -> str:
+    """Return what may be meant by a text that does not parse."""
+    keywords = [word for word in re.findall(r"\w+", text) if keyword.iskeyword(word)]
+    if keywords:
+        return f"; {keywords[0]} is a word of Python, rename it"
+    if text.rstrip().endswith(";"):
+        return "; leave out the semicolon"
+    if "~=" in text:
+        return "; write != instead of ~="
+    if "=" in text or "~" in text or text.lstrip().startswith("@"):
+        return "; write the right-hand side alone"
+    if re.search(r"\.[*/^]", text):
+        return "; write *, / and ** without dots"
+    if "closed" in reason or "unmatched" in reason:  # of parentheses
+        return ""
+    apart = re.search(r"[^\W\d]\w*\s+\w+", text)
+    if apart:
+        return f"; write * for a product. If {apart[0]!r} is a column, rename it: names must be valid Python names"
+    return "; write * for a product"
 
 
 def _compiled(node: Any) -> Value:

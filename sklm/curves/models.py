@@ -310,10 +310,11 @@ class Hill(SeparableCurve):
     Parameters
     ----------
     bottom, top : float, units of y
-        Levels at x = 0 and at high x, so bottom > top for an inhibition.
+        Levels at x = 0 and at high x for hill > 0, so bottom > top for an inhibition. For hill < 0 they change places.
     ec50 : float > 0, units of x; where the middle is reached
     hill : float
-        Steepness.
+        Steepness. The guess is positive, unless a level has an initial value: then its sign is the one that fits
+        better, so an inhibition with bottom = 0 has hill < 0.
     """
 
     linear = ("bottom", "top")
@@ -326,7 +327,10 @@ class Hill(SeparableCurve):
         return bottom + (top - bottom) * torch.where(x == 0, at_zero, torch.sigmoid(hill * log_ratio))
 
     def candidates(self, x: Tensor) -> dict[str, Tensor]:
-        return product(ec50=_positive_grid(x), hill=powers_of_ten(-0.6, 1, 13))
+        hills = powers_of_ten(-0.6, 1, 13)
+        if "bottom" in self.given or "top" in self.given:  # which cannot change places for another direction
+            hills = both_signs(hills)
+        return product(ec50=_positive_grid(x), hill=hills)
 
 
 def _positive_grid(x: Tensor) -> Tensor:

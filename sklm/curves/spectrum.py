@@ -103,7 +103,15 @@ class Peaks(ReadyCurve):
         bounds = merged_bounds(of_all(peak.default_bounds), bounds)
         if isinstance(fixed, Iterable) and not isinstance(fixed, Mapping):
             fixed = [full for name in ([fixed] if isinstance(fixed, str) else fixed) for full in numbered(name)]
-        super().__init__(n_features_in, feature_names_in, bounds=bounds, fixed=fixed, **of_all(initial))
+        initial = of_all(initial)
+        known = list(self.function.__signature__.parameters)[1:]
+        for name in initial:
+            if name not in known:
+                raise ValueError(
+                    f"`module__{name}` is neither a parameter of the curve, {', '.join(known)}, nor a setting: "
+                    "n_peaks, peak, background, shared, bounds, fixed."
+                )
+        super().__init__(n_features_in, feature_names_in, bounds=bounds, fixed=fixed, **initial)
 
     def guess(self, x: Tensor, y: Tensor, weights: Tensor) -> dict[str, float]:
         x, y, weights, height = scaled(x, y, weights)

@@ -9,6 +9,8 @@ import numpy as np
 
 from sklm.displays._common import check_points, check_regressor, panels, pyplot, styles
 
+MAX_PROFILES = 20  # that are drawn without being asked for by name
+
 
 class ProfileDisplay:
     """Profile of every parameter: the signed root z of the likelihood ratio against its value.
@@ -82,7 +84,7 @@ class ProfileDisplay:
         estimator : LMRegressor
             Fitted, with the squared error or a likelihood.
         names : str or sequence of str, default=None
-            Parameters, of `parameters_`; None for all that have a standard error.
+            Parameters, of `parameters_`; None for all that have a standard error, of which there may be 20 then.
         level : float in (0, 1), default=0.99
             The profiles span the intervals of this level.
         interval_level : float in (0, level], default=0.95
@@ -103,7 +105,8 @@ class ProfileDisplay:
         ImportError
             Without matplotlib.
         ValueError
-            For another estimator, an unknown name, or a parameter without a standard error.
+            For another estimator, an unknown name, a parameter without a standard error, or more than 20 parameters
+            without `names`.
         """
         pyplot(f"{cls.__name__}.from_estimator")
         check_regressor(cls, estimator)
@@ -119,9 +122,14 @@ class ProfileDisplay:
                 f"`names` must be parameters with a standard error, {', '.join(identified) or 'of which there is none'}"
                 f"; got {', '.join(unknown) or 'none'}. `summary()` says why one is missing."
             )
+        if names is None and len(chosen) > MAX_PROFILES:
+            raise ValueError(
+                f"`names` must say which of the {len(chosen)} parameters to draw, as every profile takes many refits; "
+                f"for instance names={chosen[:2]}."
+            )
         wald = estimator.confidence_intervals(level=interval_level)[chosen[0]]
         profiles = {name: estimator.profile(name, level=level, n_points=n_points) for name in chosen}
-        intervals = estimator.confidence_intervals(level=interval_level, method="profile")
+        intervals = estimator.confidence_intervals(level=interval_level, method="profile", names=chosen)
         return cls(
             values={name: values for name, (values, _) in profiles.items()},
             z={name: z for name, (_, z) in profiles.items()},
