@@ -70,10 +70,11 @@ class LMRegressor(RegressorMixin, Uncertainty):
         its highest value, or has risen by less than 5 while alpha changed by less than a factor of 2 (in a module that
         is not linear). The last epoch that is less than 5 below the highest is kept (that of the lowest validation loss
         with `early_stopping`); epochs far from a minimum, where the evidence means nothing, do not count. As the
-        evidence of a network has several maxima, `fit` makes a second run from the same weights and a thousandth of the
-        first alpha, which does not rise before a minimum is near, and keeps the one of higher evidence (lower
-        validation loss); `callbacks` see the second one if it is that. The formulas are in `sklm.engine.evidence`; a
-        module of your own needs X and y of about mean 0 and variance 1, which `sklm.MLP` makes of them by itself.
+        evidence of a network has several maxima, `fit` makes a second run from the same weights and a hundredth of the
+        first alpha, which (but for classes and counts) does not rise before a minimum is near, and keeps the one of
+        higher evidence (lower validation loss); `callbacks` see the second one if it is that. The formulas are in
+        `sklm.engine.evidence`; a module of your own needs X and y of about mean 0 and variance 1, which `sklm.MLP`
+        makes of them by itself.
         ``"auto"`` is ``"bayes"`` for a `sklm.MLP` of at most 3000 parameters, or nine million over the rows (times
         outputs), with full batches, without `selection`, ``solver="cg"`` and ``criterion__curvature="mc"``, else 0.
     max_epochs : int, default=100

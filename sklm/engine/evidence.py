@@ -52,7 +52,7 @@ MOST_REPEATS = 2**20  # of a row; all large numbers of float32 are whole
 FAR = 2.0  # times the loss of a constant, from which it says more of the scale of the data than that of the start
 FIRST_SHARE = 1.0  # of the loss at the start: the first alpha, for weights of order one
 DEEP_SHARE = 0.1  # the same for more than two weight matrices: a large alpha draws their product to zero, for good
-LOW_SHARE = 1e-3  # of that in place of one: where a large alpha draws the weights to zero
+LOW_SHARE = 1e-2  # of that in place of one: where a large alpha draws the weights to zero
 LARGEST_CHANGE = 10.0  # of alpha in a step: far from the minimum its estimate says little
 NEAR = 15.0  # loss over phi above the minimum: farther from there Laplace's approximation says nothing
 LEAST_EFFECTIVE = 1e-3  # number of parameters below which all weights are zero
@@ -128,6 +128,11 @@ def loss_of_constant(criterion: Loss, outputs: Tensor, targets: Tensor, share: T
     else:
         return math.inf
     return float(share @ criterion.value(level.expand_as(outputs), targets))
+
+
+def has_dispersion(criterion: Loss, n_outputs: int) -> bool:
+    """Return whether the loss is one of real numbers, whose noise has a size."""
+    return isinstance(plain_form(criterion, n_outputs)[0], Elementwise)
 
 
 def fitted_dispersion(criterion: Elementwise, mean: float, share: float) -> float:

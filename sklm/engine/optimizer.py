@@ -53,6 +53,7 @@ from sklm.engine.evidence import (
     counted_rows,
     estimate,
     first_alpha,
+    has_dispersion,
     loss_of_constant,
 )
 from sklm.engine.inputs import count_samples
@@ -364,7 +365,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if found is None:
             return replace(result, alpha=alpha)
         changed, is_near = found.alpha * weight, found.decrement <= NEAR
-        if self.starts_low and not is_near:
+        if self.starts_low and not is_near and has_dispersion(self.criterion, point.outputs.shape[1]):
             changed = min(changed, alpha)
         change = abs(math.log(changed / alpha))
         falls = 1 - point.loss / start.loss if start.loss else 0.0
