@@ -1665,3 +1665,13 @@ def test_class_weight_without_any_weight_is_named():
 def test_hints_for_names_from_elsewhere_have_the_same_sense(name, hint):
     with pytest.raises(TypeError, match=re.escape(hint)):
         LMRegressor(**{name: 1})
+
+
+def test_a_network_of_ones_own_that_ends_as_a_constant_warns():
+    x = np.linspace(1000, 2000, 60)[:, None]
+
+    def module():
+        return nn.Sequential(nn.Linear(1, 10), nn.Tanh(), nn.Linear(10, 1))
+
+    with pytest.warns(ConvergenceWarning, match="the outputs are constant; .* scale X and y to mean 0 and variance 1"):
+        LMRegressor(module, random_state=0).fit(x, np.sin(x[:, 0] / 80))

@@ -209,7 +209,7 @@ def test_float32():
     vector, factor = function.vector(), torch.ones(N, 1, 1)
     rows = next(function.rows(vector, None, X, factor, chunk=N))
     assert function.layerwise.works
-    expected = function._functional_rows(vector, None, X, factor, None)
+    expected = function.functional.rows(function, vector, None, X, factor, None)
     torch.testing.assert_close(rows, expected)
 
 
@@ -240,7 +240,7 @@ def test_images_in_float32(kind, n_channels):
     rows = next(function.rows(vector, None, X, factor, chunk=N))
     assert function.layerwise.works
     assert function.layerwise.relays == (kind is Flattening)
-    torch.testing.assert_close(rows, function._functional_rows(vector, None, X, factor, None))
+    torch.testing.assert_close(rows, function.functional.rows(function, vector, None, X, factor, None))
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in module.modules())
 
 
@@ -328,6 +328,33 @@ def test_out_of_memory_at_the_smallest_chunk_is_raised(monkeypatch):
     monkeypatch.setattr(ModuleFunction, "rows", none)
     with pytest.warns(RuntimeWarning, match="out of memory"), pytest.raises(RuntimeError, match="CUDA out of memory"):
         LevenbergMarquardt(module, seed=0).step(X, torch.zeros(N, 3, dtype=torch.float64))
+
+
+class Limited(nn.Module):
+    """Runs out of memory on more rows than `most`, and with a graph on more than `most_graph`."""
+
+    def __init__(self, most, most_graph):
+        super().__init__()
+        self.most, self.most_graph = most, most_graph
+        self.layers = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 1)).double()
+
+    def forward(self, X):
+        if len(X) > (self.most_graph if torch.is_grad_enabled() else self.most):
+            raise torch.OutOfMemoryError("out of memory")
+        return self.layers(X)
+
+
+@pytest.mark.parametrize("settings", [{}, {"solver": "cg"}, {"solver": "cholesky", "alpha": "bayes"}], ids=str)
+def test_out_of_memory_in_a_forward_pass_halves_its_rows(settings):
+    torch.manual_seed(0)
+    module = Limited(40, 8)
+    twin = copy.deepcopy(module)
+    twin.most = twin.most_graph = 1000
+    X = torch.randn(80, 3, dtype=torch.float64)
+    steps = [LevenbergMarquardt(m, seed=0, **settings) for m in (module, twin)]
+    with pytest.warns(RuntimeWarning, match="out of memory; the .* now .* of jacobian_max_rows=|rows at once"):
+        losses = [steps[0].step(X, X[:, 0].sin()).loss for _ in range(3)]
+    assert losses == pytest.approx([steps[1].step(X, X[:, 0].sin()).loss for _ in range(3)], rel=1e-10)
 
 
 def test_a_step_goes_on_from_the_loss():

@@ -45,6 +45,8 @@ def bound(solver, n, p, o, width):
     common = 8 * (16 * n * o + 3 * min(n, FORWARD_ROWS) * width) + 6 * CHUNK + (kept if kept <= 128 * MIB else 0)
     if solver == "dual":
         return common + 8 * (4 * n * o * p + 4 * (n * o) ** 2)
+    if solver == "bayes" and n * o < p:
+        return common + 8 * (6 * n * o * p + 4 * (n * o) ** 2)
     return common + 8 * {"cholesky": 4 * p**2, "qr": 6 * p**2, "svd": 8 * p**2, "cg": 40 * p, "bayes": 6 * p**2}[solver]
 
 

@@ -37,7 +37,7 @@ from sklm.modules import MLP
 SECOND_SCALING = "identity"  # of a curve whose first run has not converged: from the same start
 MOST_BAYES_PARAMS = 3000  # for alpha="auto": the evidence takes an inverse in every step, of the smaller of
 # parameters x parameters and rows x rows; with the rows that then are kept no larger than the former may be
-SOME_ROWS = 2**13  # that a curve with many rows is fitted to first
+SOME_ROWS = 2**13  # that a curve with many rows is fitted to first, and outputs are looked at for being constant
 CONSTANT = 1e-3  # outputs that vary by no more than this share of the targets
 INIT_ROWS = 2**16  # of those read batch by batch: enough for the scales of a new module
 
@@ -248,6 +248,7 @@ class WithParts(WithData):
         """Return whether the outputs hardly differ between samples in memory, beside targets that do."""
         if isinstance(data.X, Reader):
             return False
+        data = self._some_rows(data, SOME_ROWS)
         outputs, targets = self.infer(data.X), data.targets
         if targets.is_floating_point():
             targets = self.criterion_.link(targets)

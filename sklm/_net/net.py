@@ -374,11 +374,13 @@ class LMNet(WithFiles):
             run.score = True, -last["log_evidence"]
         if hasattr(self, "n_effective_"):
             found = f"alpha={self.alpha_:.3g}, {self.n_effective_:.4g} effective parameters"
-            if run.train is not None and self._is_constant(run.train):
-                run.is_constant = True
-                found += "; the outputs are constant; try another random_state, n_init or damping"
-                if not isinstance(self.module_, MLP):
-                    found += ", or scale X and y to mean 0 and variance 1"
+            reason = f"{reason}; {found}".removeprefix("; ")
+        is_network = not self.optimizer_.is_curve and run.verdict not in ("Failed", "Interrupted")
+        if is_network and run.train is not None and self._is_constant(run.train):
+            run.is_constant = True
+            found = "the outputs are constant; try another random_state, n_init or damping"
+            if not isinstance(self.module_, MLP):
+                found += ", or scale X and y to mean 0 and variance 1"
             reason = f"{reason}; {found}".removeprefix("; ")
         self.converged_ = run.verdict == "Converged"
         epochs = "epoch" if self.n_iter_ == 1 else "epochs"

@@ -63,7 +63,7 @@ class Run:
     best_state: dict[str, Tensor] | None = None
     verdict: str = ""  # how training ended; empty while it goes on
     exhausted: bool = False
-    is_constant: bool = False  # with evidence: whether it left no weight
+    is_constant: bool = False  # whether the outputs are, where the targets are not
     further: str = ""  # "strategy" or "alpha": another one than the first run from the same start had
     start: str = ""  # which one of several
     score: tuple[bool, float] = (True, math.inf)  # what runs are compared by; True where the evidence means nothing

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -44,7 +45,7 @@ from sklm.engine.modes import quiet_forward_mode
 from sklm.engine.scalars import ScalarJacobian, with_differences
 from sklm.engine.trial import Trial
 
-FORWARD_ROWS = 2**16  # samples of a forward pass without derivatives
+FORWARD_ROWS = 2**16  # samples of a forward pass, until memory runs out
 KEPT_BYTES = 128 * 2**20  # of a graph that waits for the Jacobian
 DIFFERENCE = 0.1  # of a direction, as Transtrum and Sethna 2012: rounding is a hundred times that of the outputs
 
@@ -128,6 +129,7 @@ class ModuleFunction:
         # parameters and inputs of the last `outputs`, and the records of its chunks by their first sample
         self._kept: tuple[Tensor, Any, int, dict[int, Any]] | None = None
         self._last: tuple[Tensor, Any, Tensor] | None = None  # where scalar rows were computed last
+        self._forward_rows = FORWARD_ROWS
         self._chunk = self._kept_samples = 0  # samples of which `outputs` may keep the records: of one, and in all
         if jacobian == "functional":
             return
@@ -175,26 +177,45 @@ class ModuleFunction:
         `keep`, the forward pass serves the next call of `rows` for the same vector and inputs too, until `forget`, if
         its graph is not larger than `KEPT_BYTES`.
         """
+        if seed is not None:
+            parts = [self.functional.outputs(self, vector, x, seed + at.start) for at, x in chunks(inputs, chunk)]
+            return torch.cat(parts)
+        return self._in_parts(inputs, lambda: self._outputs(vector, inputs, keep=keep))
+
+    def _in_parts(self, inputs: Any, of: Callable[[], Tensor]) -> Tensor:
+        """Return what `of` computes, with fewer rows at once as long as it runs out of memory."""
+        while True:
+            try:
+                return of()
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or self._forward_rows == 1:
+                    raise
+            self.forget()
+            self._forward_rows = max(1, min(self._forward_rows, count_samples(inputs)) // 2)
+            self._kept_samples = 0
+            warnings.warn(
+                f"out of memory; the module is now evaluated on {self._forward_rows} rows at once.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _outputs(self, vector: Tensor, inputs: Any, *, keep: bool) -> Tensor:
         is_small = count_samples(inputs) <= self._kept_samples
-        if keep and seed is None and is_small:
+        if keep and is_small:
             recorded = self._recorded(vector, inputs)
             if recorded is not None:
                 return recorded
-        if seed is None:
-            outputs: Tensor | None = None
-            for span, part in chunks(inputs, self._chunk if is_small else FORWARD_ROWS):  # kept or not: same rounding
-                with self.layerwise.relayed() if is_small and self.layerwise is not None else nullcontext():
-                    found = flat_output(self.call(vector, part), count_samples(part))
-                if len(found) == count_samples(inputs):
-                    return found
-                if outputs is None:  # allocated once: parts that are kept would pin the memory freed between them
-                    outputs = found.new_empty(count_samples(inputs), found.shape[1])
-                outputs[span] = found
-            assert outputs is not None  # noqa: S101 - there is at least one sample
-            return outputs
-
-        parts = [self.functional.outputs(self, vector, x, seed + at.start) for at, x in chunks(inputs, chunk)]
-        return torch.cat(parts)
+        outputs: Tensor | None = None
+        for span, part in chunks(inputs, self._chunk if is_small else self._forward_rows):  # kept or not: same rounding
+            with self.layerwise.relayed() if is_small and self.layerwise is not None else nullcontext():
+                found = flat_output(self.call(vector, part), count_samples(part))
+            if len(found) == count_samples(inputs):
+                return found
+            if outputs is None:  # allocated once: parts that are kept would pin the memory freed between them
+                outputs = found.new_empty(count_samples(inputs), found.shape[1])
+            outputs[span] = found
+        assert outputs is not None  # noqa: S101 - there is at least one sample
+        return outputs
 
     def _recorded(self, vector: Tensor, inputs: Any) -> Tensor | None:
         """Return the outputs and keep the records of all chunks; None where there are none."""
@@ -474,14 +495,18 @@ class ModuleFunction:
         last = self._last
         if last is not None and last[0] is vector and last[1] is inputs:
             return last[2].T @ cotangent[:, 0]
-        total = torch.zeros_like(vector)
-        for span, part in chunks(inputs, FORWARD_ROWS):
-            leaf = vector.detach().requires_grad_()
-            with torch.enable_grad():
-                outputs = self.outputs(leaf, part)
-            if outputs.requires_grad:
-                total += torch.autograd.grad(outputs, leaf, cotangent[span], materialize_grads=True)[0]
-        return total
+
+        def pulled() -> Tensor:
+            total = torch.zeros_like(vector)
+            for span, part in chunks(inputs, self._forward_rows):
+                leaf = vector.detach().requires_grad_()
+                with torch.enable_grad():
+                    outputs = flat_output(self.call(leaf, part), count_samples(part))
+                if outputs.requires_grad:
+                    total += torch.autograd.grad(outputs, leaf, cotangent[span], materialize_grads=True)[0]
+            return total
+
+        return self._in_parts(inputs, pulled)
 
     def call(self, vector: Tensor, inputs: Any) -> Tensor:
         """Return what the module returns at `vector`, in its dtype."""

@@ -108,13 +108,20 @@ def _rounding(sizes: Tensor) -> Tensor:
 
 def check_reach(function: ModuleFunction, inputs: Any) -> None:
     """Raise where the module does not take its parameters from the attributes that hold them, on some samples."""
+    n_samples, n_rows = count_samples(inputs), REACH_ROWS
+    is_done = not n_samples or getattr(function.module, "is_elementwise", False)
+    while not is_done:
+        try:
+            _check_reach(function, map_tensors(torch.clone, take(inputs, slice(None, None, -(-n_samples // n_rows)))))
+            is_done = True
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or n_rows == 1:
+                raise
+            n_rows //= 2
+
+
+def _check_reach(function: ModuleFunction, part: Any) -> None:
     module, parameters = function.module, function.parameters
-    if getattr(module, "is_elementwise", False):
-        return
-    n_samples = count_samples(inputs)
-    if not n_samples:
-        return
-    part = map_tensors(torch.clone, take(inputs, slice(None, None, -(-n_samples // REACH_ROWS))))
     arguments, keywords = split_arguments(part)
     versions = [version(tensor) for tensor in tensors(part)]
     copies = [p.detach().clone().requires_grad_(p.requires_grad) for p in parameters.values()]
