@@ -1064,7 +1064,7 @@ def test_epochs_of_a_curve_that_cannot_be_told_apart_make_attempts():
     y = np.sin(3 * X[:, 0]) + 0.1 * rng.standard_normal(200)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # c and e are one parameter too many, almost
-        model = LMRegressor("a*sin(b*x+d)+c+e/(1+exp(-f*x-g))", random_state=0).fit(X, y)
+        model = LMRegressor("a*sin(b*x+d)+c+e/(1+exp(-f*x-g))", random_state=1).fit(X, y)
     assert model.converged_
     assert all(model.history_[:-1, "attempts"])
 
@@ -1194,6 +1194,64 @@ def test_start_of_a_formula_leads_to_the_minimum_near_the_truth(formula):
             best = clone(function).set_params(max_epochs=100).fit(x[:, None], y)
             model = LMRegressor(formula, random_state=seed).fit(x[:, None], y)
         assert model.chi_square_ <= best.chi_square_ * 1.001, (seed, model.parameters_)
+
+
+@pytest.mark.parametrize("last", [5.0, 42.0, 1000.0])
+def test_start_is_no_spike_whose_squares_overflow(last):
+    x = np.linspace(0, 10, 60)
+    y = 5 * np.exp(-0.6 * x) + 1 + 0.1 * np.random.default_rng(0).standard_normal(60)
+    y[-1] = last
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the last row may be met best by a spike, on the way to infinity
+        model = LMRegressor(DECAY, random_state=0).fit(x[:, None], y)
+    theirs = decay_numpy(x, *curve_fit(decay_numpy, x, y, p0=(5, 0.6, 1))[0])
+    assert model.chi_square_ <= np.square(theirs - y).sum() * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("formula", "turns"),
+    [
+        ("a*sin(w*x + p) + c", lambda w: w),
+        ("a*sin(w*x) + b*cos(w*x) + c", lambda w: w),
+        ("a*sin(2*pi*f*x + p) + c", lambda f: 2 * np.pi * f),
+        ("a*sin(2*pi*x/t + p) + c", lambda t: 2 * np.pi / t),
+        ("c + a*sin(w*x/2 + p)**2", lambda w: w),
+    ],
+)
+@pytest.mark.parametrize(
+    ("x", "frequency"),
+    [(np.arange(365.0), 2 * np.pi / 7), (np.linspace(0, 100, 200), 2.0), (2000 + np.arange(120) / 12, 2 * np.pi)],
+    ids=["days", "even", "years"],
+)
+def test_frequency_is_no_alias(formula, turns, x, frequency):
+    for seed in range(2):
+        y = 2 * np.sin(frequency * x + 0.4) + 1 + 0.2 * np.random.default_rng(seed).standard_normal(len(x))
+        model = LMRegressor(formula, random_state=seed).fit(x[:, None], y)
+        (found,) = (abs(turns(value)) for name, value in model.parameters_.items() if name in "wft")
+        # eight times the standard error of a frequency, sqrt(24 / n) noise / (amplitude span)
+        assert abs(found - frequency) < 8 * np.sqrt(24 / len(x)) * 0.1 / np.ptp(x)
+
+
+@pytest.mark.parametrize("n_init", [1, 5])
+def test_start_is_a_wave_of_many_cycles(n_init):
+    x = np.linspace(0, 1000, 5000)
+    y = 3 * np.sin(x + 1) + 2 + np.random.default_rng(0).standard_normal(5000)
+    model = LMRegressor("a*sin(w*x + p) + c", random_state=0, n_init=n_init).fit(x[:, None], y)
+    assert abs(abs(model.parameters_["w"]) - 1) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "center", "sigma", "height"),
+    [(2048, 700.3, 2.0, 50.0), (4096, 1700.3, 4.0, 50.0), (4096, 900.0, 3.0, -30.0), (10**5, 17000.3, 20.0, 50.0)],
+)
+def test_start_is_a_peak_much_narrower_than_x(n_samples, center, sigma, height):
+    x = np.arange(float(n_samples))
+    for seed in range(3):
+        noise = np.random.default_rng(seed).standard_normal(n_samples)
+        y = height * np.exp(-(((x - center) / sigma) ** 2) / 2) + 2 + noise
+        model = LMRegressor("h*exp(-((x-c)/s)**2/2) + o", random_state=seed).fit(x[:, None], y)
+        found = [model.parameters_["c"], abs(model.parameters_["s"]), model.parameters_["h"]]
+        assert np.allclose(found, [center, sigma, height], rtol=0.1, atol=0.1)  # the noise is 1 in 30 or 50
 
 
 def test_a_first_fit_does_not_import_what_takes_long():

@@ -258,6 +258,8 @@ class Curve(nn.Module):
         best = self._inside_bounds(first, free) | given
         knows_bounds = all(best[name] == first[name] for name in unset)
         with contextlib.suppress(RuntimeError):  # a function that torch cannot batch starts from 1
+            if not y.is_floating_point():  # classes have no scale
+                return [best]
             if searched or not knows_bounds:
                 (found,) = find_starts(*data, first, unset, set(), self._box)
                 found = self._inside_bounds(found, free) | given
