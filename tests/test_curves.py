@@ -25,7 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from skorch.callbacks import Callback
 
-from sklm import LMClassifier, LMRegressor, curve
+from sklm import LMClassifier, LMRegressor, curve, curves
 from sklm.curves import Curve
 from sklm.curves.formula import FUNCTIONS, OPERATORS, Formula
 
@@ -1252,6 +1252,60 @@ def test_start_is_a_peak_much_narrower_than_x(n_samples, center, sigma, height):
         model = LMRegressor("h*exp(-((x-c)/s)**2/2) + o", random_state=seed).fit(x[:, None], y)
         found = [model.parameters_["c"], abs(model.parameters_["s"]), model.parameters_["h"]]
         assert np.allclose(found, [center, sigma, height], rtol=0.1, atol=0.1)  # the noise is 1 in 30 or 50
+
+
+def deviance(means, counts):
+    return 2 * (means - counts + special.xlogy(counts, counts / np.maximum(means, 1e-300))).sum()
+
+
+@pytest.mark.parametrize("n_init", [1, 4])
+@pytest.mark.parametrize(
+    ("module", "mean"),
+    [
+        ("a + b*x", lambda x: 5.05 - 0.5 * x),
+        (DECAY, lambda x: 20 * np.exp(-1.5 * x) + 0.1),
+        (curves.ExponentialDecay, lambda x: 20 * np.exp(-1.5 * x) + 0.1),
+    ],
+    ids=["line", "decay", "ready"],
+)
+def test_start_of_counts_has_a_mean_above_0(module, mean, n_init):
+    x = np.linspace(0, 10, 100)
+    for seed in range(3):
+        counts = np.random.default_rng(seed).poisson(mean(x))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the best mean may touch 0 at an end
+            model = LMRegressor(
+                module, criterion="poisson", criterion__log_link=False, n_init=n_init, random_state=seed
+            ).fit(x[:, None], counts)
+        assert deviance(model.predict(x[:, None]), counts) <= deviance(mean(x), counts)
+
+
+@pytest.mark.parametrize("criterion", ["huber", "soft_l1", "cauchy"])
+@pytest.mark.parametrize(
+    ("module", "function", "truth"),
+    [
+        ("t / (1 + exp(-(x - c)/w))", lambda x, t, c, w: t / (1 + np.exp(-(x - c) / w)), (5.0, 4.0, 0.6)),
+        (curves.ExponentialDecay, decay_numpy, (5.0, 0.6, 1.0)),
+    ],
+    ids=["logistic", "ready"],
+)
+def test_start_of_a_robust_fit_is_robust(criterion, module, function, truth):
+    x = np.linspace(0, 10, 60)
+    for seed in range(1, 4):
+        rng = np.random.default_rng(seed)
+        y = function(x, *truth) + 0.1 * rng.standard_normal(60)
+        gross = rng.choice(60, 8, replace=False)
+        y[gross] += rng.choice([-1, 1], 8) * rng.uniform(5, 50, 8)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a spike through a row at an end may cost least
+            model = LMRegressor(module, criterion=criterion, criterion__delta=0.1, random_state=seed)
+            model = model.fit(x[:, None], y)
+
+        def cost(means, y=y):
+            return least_squares(lambda _: means - y, [0.0], loss=criterion, f_scale=0.1, max_nfev=1).cost
+
+        near = least_squares(lambda p, y=y: function(x, *p) - y, truth, loss=criterion, f_scale=0.1, xtol=1e-12)
+        assert cost(model.predict(x[:, None])) <= near.cost * (1 + 1e-6)
 
 
 def test_a_first_fit_does_not_import_what_takes_long():

@@ -18,13 +18,15 @@ import torch
 from torch import Tensor
 
 from sklm.curves.candidates import Draws, children
-from sklm.engine.losses import SquaredError
+from sklm.curves.cost import Cost
+from sklm.curves.linear import linear_places, solve_linear
 from sklm.engine.multistart import derivatives, improved
 
 N_CANDIDATES = 2048
 # Where one start is wanted of a curve with so many parameters that are not linear: groups of candidates whose best ones
 # are improved together for some steps. The best of them is the start.
 COMPARED = (1, 4, 16, 32, 32)
+LEAST_COMPARED = 4  # where the criterion is not the squared error, which solves for what is linear
 COMPARING_STEPS = 20
 COMPARING_ROWS = 4096  # of the data, on which they are compared
 TIED = 1e-3  # relative difference of losses of starts between which their paths between the rows decide
@@ -35,7 +37,6 @@ N_BEST = 64  # of them from which one with a finite Jacobian is taken
 ROUNDS = 6  # in which the best candidates of each group have children
 MIN_GROUP = 256  # candidates of which a start is the best
 LARGEST = 1e100  # of a parameter: beyond, squares overflow
-LINEAR_TRIALS = 64  # candidates at which linearity is looked at
 MAX_ROWS = 128  # of the data: enough to rank starts
 
 Evaluate = Callable[[Tensor, Mapping[str, Any]], Tensor]
@@ -44,14 +45,14 @@ Evaluate = Callable[[Tensor, Mapping[str, Any]], Tensor]
 def find_starts(
     evaluate: Evaluate,
     X: Tensor,
-    y: Tensor,
-    weights: Tensor,
+    cost: Cost,
     start: Mapping[str, float],
     moved: list[str],
     centers: set[str],
     box: Mapping[str, tuple[float, float]],
     *,
     n_starts: int = 1,
+    guess: Mapping[str, float] | None = None,
 ) -> list[dict[str, float]]:
     """Return `start` with the parameters `moved` set to the best of the candidates, once for each group of them.
 
@@ -59,7 +60,9 @@ def find_starts(
     ----------
     evaluate : callable
         ``evaluate(X, parameters)`` gives the curve, shape (n_samples,).
-    X, y, weights : Tensor of shape (n_samples, n_features), (n_samples,) and (n_samples,)
+    X : Tensor of shape (n_samples, n_features)
+    cost : Cost
+        The criterion on the same rows.
     start : mapping of str to float
         All parameters.
     moved : list of str
@@ -70,20 +73,24 @@ def find_starts(
         Bounds.
     n_starts : int
         Groups into which the candidates are parted: so the starts are good and differ.
+    guess : mapping of str to float, default=None
+        Values of the parameters `moved` that are compared with the best of the candidates.
     """
     order = torch.argsort(X.reshape(len(X), -1)[:, 0], stable=True)
-    every = X[order], y[order], weights[order]
-    rows, shares = _telling(*every[1:], MAX_ROWS)
-    draws = Draws(*every, rows)
-    X, y, weights = every[0][rows], every[1][rows], shares
+    X, cost = X[order], cost.take(order)
+    every = X, cost
+    rows, shares = _telling(cost.y, cost.weights, MAX_ROWS)
+    draws = Draws(X, cost.y, cost.weights, rows)
+    X, cost = X[rows], cost.take(rows, shares)
+    y = cost.y
     names = list(start)
     places = {name: i for i, name in enumerate(names)}
 
     def curve(X: Tensor, vector: Tensor) -> Tensor:
         return evaluate(X, dict(zip(names, vector.unbind(), strict=True)))
 
-    def outputs(vector: Tensor) -> Tensor:
-        return curve(X, vector)
+    def outputs(vectors: Tensor) -> Tensor:
+        return torch.vmap(lambda vector: curve(X, vector), chunk_size=N_CANDIDATES)(vectors)
 
     units = torch.eye(len(names), dtype=y.dtype, device=y.device)
 
@@ -100,17 +107,24 @@ def find_starts(
     candidates = candidates.clamp(lower, upper)
     with warnings.catch_warnings():  # torch's own, when forward mode is first used
         warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
-        linear = _linear(jacobian, candidates, [places[name] for name in moved if name not in centers])
-        n_groups = n_starts if n_starts > 1 else COMPARED[min(len(moved) - len(linear), len(COMPARED) - 1)]
+        linear = linear_places(jacobian, candidates, [places[name] for name in moved if name not in centers])
+        n_groups = n_starts
+        if n_starts == 1:
+            n_groups = COMPARED[min(len(moved) - len(linear), len(COMPARED) - 1)]
+            n_groups = n_groups if cost.is_square else max(n_groups, LEAST_COMPARED)
 
         def solved(candidates: Tensor) -> tuple[Tensor, Tensor]:
             """Return the candidates with their linear parameters solved for, and their losses, by group."""
-            usable = torch.ones_like(candidates[:, 0], dtype=torch.bool)
+            drawn, usable = candidates, torch.ones_like(candidates[:, 0], dtype=torch.bool)
             if linear:
-                candidates, usable = _solve_linear(curve, X, units[linear], candidates, linear, y, weights)
+                candidates, usable = solve_linear(curve, X, units[linear], candidates, linear, cost)
                 candidates = candidates.clamp(lower, upper)
-            losses = loss(torch.vmap(outputs, chunk_size=N_CANDIDATES)(candidates), y, weights)
-            losses = torch.where(usable, losses, torch.inf).reshape(n_groups, -1)
+            losses = torch.where(usable, cost(outputs(candidates)), torch.inf)
+            if linear and not cost.is_square:  # which may not be finite at any solution, as of a mean count below 0
+                others = cost(outputs(drawn))
+                candidates = torch.where((others < losses)[:, None], drawn, candidates)
+                losses = torch.minimum(others, losses)
+            losses = losses.reshape(n_groups, -1)
             return candidates.reshape(*losses.shape, -1), losses
 
         candidates, losses = solved(candidates)
@@ -127,16 +141,13 @@ def find_starts(
     groups = torch.arange(n_groups, device=best.device)
     chosen, least = best[groups, first], losses[groups, order[groups, first]]
     if n_groups > n_starts:
-        found, reached = improved(curve, chosen, SquaredError(), X, y, weights, lower, upper, steps=COMPARING_STEPS)
+        if guess is not None:
+            chosen = torch.cat([chosen, chosen.new_tensor([[{**start, **guess}[name] for name in names]])])
+        data = X, cost.targets, cost.weights
+        found, reached = improved(curve, chosen, cost.criterion, *data, lower, upper, steps=COMPARING_STEPS)
         usable = torch.isfinite(reached)
-        chosen = _best(curve, found[usable], every) if bool(usable.any()) else chosen[least.argmin()][None]
+        chosen = _best(curve, found[usable], *every) if bool(usable.any()) else chosen[least.argmin()][None]
     return [dict(zip(names, values, strict=True)) for values in chosen.tolist()]
-
-
-def loss(values: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-    """Return the weighted squared errors of curves, infinite where they are not finite; shape (n_candidates,)."""
-    losses = ((values - y).square() * weights).sum(1)
-    return torch.where(torch.isfinite(losses), losses, torch.inf)
 
 
 def _telling(y: Tensor, weights: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
@@ -149,26 +160,26 @@ def _telling(y: Tensor, weights: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
     deviation = (y - (weights @ y) / weights.sum()).abs()
     deviation = weights * (deviation / deviation.max()).square()
     density = 0.5 / len(y) + 0.5 * torch.nan_to_num(deviation / deviation.sum())
-    quantiles = (torch.arange(n_rows, dtype=y.dtype, device=y.device) + 0.5) / n_rows
+    quantiles = torch.linspace(0, 1, n_rows, dtype=y.dtype, device=y.device)  # with both ends of x
     total = torch.cumsum(density, 0)
     rows = torch.unique(torch.searchsorted(total, quantiles * total[-1]).clamp_max(len(y) - 1))
     return rows, weights[rows] / (n_rows * density[rows]).clamp_max(1.0)
 
 
-def _best(curve: Callable[[Tensor, Tensor], Tensor], points: Tensor, data: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def _best(curve: Callable[[Tensor, Tensor], Tensor], points: Tensor, X: Tensor, cost: Cost) -> Tensor:
     """Return the best point, as a row; of points that fit equally one whose curve goes straight between the rows.
 
     So of the frequencies that cannot be told apart on even x, the aliases, the lowest is taken.
     """
-    X, y, weights = data
-    rows, weights = _telling(y, weights, COMPARING_ROWS)
+    rows, shares = _telling(cost.y, cost.weights, COMPARING_ROWS)
+    cost = cost.take(rows, shares)
 
     def values(X: Tensor, points: Tensor) -> Tensor:
         return torch.vmap(lambda point: curve(X, point), chunk_size=N_CANDIDATES)(points)
 
-    losses = loss(values(X[rows], points), y[rows], weights)
-    mean = (weights @ y[rows]) / weights.sum()
-    rounding = torch.finfo(y.dtype).eps * float(weights @ (y[rows] - mean).square())
+    losses = cost(values(X[rows], points))
+    level = (cost.weights @ cost.y) / cost.weights.sum()
+    rounding = torch.finfo(level.dtype).eps * cost(level.expand(1, len(rows)))
     tied = losses <= losses.min() * (1 + TIED) + rounding
     differ = (points - points[losses.argmin()]).abs() > TIED * points.abs()
     if bool((tied & differ.any(1)).any()) and len(X) > 1 and X.is_floating_point():
@@ -182,62 +193,3 @@ def _best(curve: Callable[[Tensor, Tensor], Tensor], points: Tensor, data: tuple
         if bool(torch.isfinite(lengths).any()):
             losses = torch.where(lengths <= ROUGHER * lengths.min(), losses, torch.inf)
     return points[losses.argmin()][None]
-
-
-def _linear(jacobian: Callable[[Tensor], Tensor], candidates: Tensor, places: list[int]) -> list[int]:
-    """Return the parameters among `places` that enter linearly, given all others.
-
-    Together they must leave their own derivatives alone, at every one of some candidates that tells: where no
-    derivative has overflowed or vanished.
-    """
-    jacobian = torch.vmap(jacobian)
-    one, other = candidates[:LINEAR_TRIALS], candidates[LINEAR_TRIALS : 2 * LINEAR_TRIALS]
-    reference = jacobian(one)
-    found: list[int] = []
-    for place in places:
-        trial = [*found, place]
-        moved = one.clone()
-        moved[:, trial] = other[:, trial] + 1.0
-        before, after = reference[:, :, trial], jacobian(moved)[:, :, trial]
-        size = torch.maximum(before.abs().amax(1, keepdim=True), after.abs().amax(1, keepdim=True))
-        tells = ((torch.isfinite(before) & torch.isfinite(after)).all(1) & (size[:, 0] > 0)).all(1)
-        same = ((before - after).abs() <= 1e-9 * size).all(1).all(1)
-        if bool(tells.any()) and bool(same[tells].all()):
-            found = trial
-    return found
-
-
-def _solve_linear(
-    curve: Callable[[Tensor, Tensor], Tensor],
-    X: Tensor,
-    units: Tensor,
-    candidates: Tensor,
-    linear: list[int],
-    y: Tensor,
-    weights: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Return the candidates with their linear parameters at the weighted least-squares solution.
-
-    And whether their slopes have squares that do not overflow: where those of all do, all are taken.
-    """
-    candidates = candidates.clone()
-    candidates[:, linear] = 0.0
-
-    def base_and_slopes(vector: Tensor) -> tuple[Tensor, Tensor]:
-        return curve(X, vector), derivatives(curve, X, vector, units)
-
-    base, slopes = torch.vmap(base_and_slopes, chunk_size=N_CANDIDATES)(candidates)
-    root = weights.sqrt()
-    slopes, target = slopes * root[:, None], (y - base) * root
-    slopes = torch.nan_to_num(slopes, 0.0, 0.0, 0.0)
-    largest = slopes.abs().amax(1)
-    usable = torch.isfinite(len(y) * largest.square()).all(1)
-    largest = torch.where(largest > 0, largest, 1.0)
-    slopes = slopes / largest[:, None]  # whose squares do not overflow
-    norms = slopes.square().sum(1).sqrt()
-    norms = torch.where(norms > 0, norms, 1.0)
-    slopes = slopes / norms[:, None]
-    gram = slopes.mT @ slopes + 1e-10 * torch.eye(len(linear)).to(slopes)
-    right = slopes.mT @ torch.nan_to_num(target, 0.0, 0.0, 0.0)[:, :, None]
-    candidates[:, linear] = torch.linalg.solve_ex(gram, right)[0][:, :, 0] / norms / largest
-    return candidates, usable | ~usable.any()
