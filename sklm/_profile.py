@@ -19,6 +19,8 @@ from sklm.inference import Inference, Problem
 
 REFIT_STEPS = 100
 JUMP = 0.01  # share of a quantile by which z misses it where it is not continuous
+EXACT = 1e3  # times the machine epsilon: residuals below it, relative to the targets, are rounding
+LEVEL = 1e-6  # share of a quantile: where z rises by less while the distance doubles, the loss has a limit
 MAX_DOUBLINGS = 12  # of the distance from the estimate: an interval 4096 times as wide as Wald's has no end
 
 
@@ -66,6 +68,15 @@ def profile(
     return ends, values, np.array([path.z(value) for value in values])
 
 
+def _is_exact(problem: Problem, inference: Inference) -> bool:
+    """Return whether residuals are no more than rounding, over which the loss does not rise smoothly."""
+    if problem.absolute_sigma or not isinstance(plain_form(problem.criterion, inference.n_outputs)[0], SquaredError):
+        return False
+    squares = problem.targets.reshape(len(problem.weights), -1).square().sum(1)
+    rounding = EXACT * torch.finfo(torch.float64).eps
+    return inference.dispersion <= rounding**2 * float(problem.weights @ squares) / len(squares)
+
+
 class _Path:
     """The profile of one parameter: refits along it, each from the nearest one before."""
 
@@ -91,8 +102,10 @@ class _Path:
         self.factor = 2 * float(problem.weights.sum()) / scale / (inference.dispersion or math.nan)
         error = inference.standard_errors[index]
         self.step = float(error) if error > 0 else max(abs(self.estimate), 1.0)
+        self.is_exact = _is_exact(problem, inference)
         covariance = inference.covariance[:, index]
-        slope = np.nan_to_num(covariance / covariance[index]) if error > 0 else np.zeros_like(covariance)
+        has_slope = error > 0 and math.isfinite(covariance[index])
+        slope = np.nan_to_num(covariance / covariance[index]) if has_slope else np.zeros_like(covariance)
         best = self.optimizer.function.vector()
         self.slope = torch.as_tensor(slope).to(best)
         self.loss = 0.0
@@ -156,6 +169,8 @@ class _Path:
         side = math.copysign(1.0, value - self.estimate)
         if self.inference.dispersion == 0:
             return side * math.inf
+        if self.is_exact:
+            return (value - self.estimate) / self.step
         smallest = self.stride / 2**10
         while value not in self.solved:
             nearest = min(self.solved, key=lambda v: abs(v - value))
@@ -189,6 +204,16 @@ class _Path:
             return self.estimate
         if not math.isfinite(quantile) or self.estimate == limit:
             return limit if math.isfinite(quantile) else math.nan
+        if not math.isfinite(self.step * quantile):
+            warnings.warn(
+                f"no end of the profile interval of {name}, whose standard error overflows; rescale X or y.",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+            return math.nan
+        if self.is_exact:
+            end = self.estimate + self.step * quantile
+            return min(end, limit) if side > 0 else max(end, limit)
         inner, reach = self.estimate, self.step * abs(quantile)
         for _ in range(MAX_DOUBLINGS):
             outer = self.estimate + side * reach
@@ -204,6 +229,8 @@ class _Path:
                 break
             if at_limit:
                 return limit
+            if abs(z - self.z(inner)) <= LEVEL * abs(quantile):  # before a function overflows on the way
+                return side * math.inf
             inner, reach = outer, 2 * reach
         else:
             return side * math.inf

@@ -25,7 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from skorch.callbacks import Callback
 
-from sklm import LMClassifier, LMRegressor, curve
+from sklm import LMClassifier, LMRegressor, curve, curves
 from sklm.curves import Curve
 from sklm.curves.formula import FUNCTIONS, OPERATORS, Formula
 
@@ -1068,7 +1068,7 @@ def test_epochs_of_a_curve_that_cannot_be_told_apart_make_attempts():
     y = np.sin(3 * X[:, 0]) + 0.1 * rng.standard_normal(200)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # c and e are one parameter too many, almost
-        model = LMRegressor("a*sin(b*x+d)+c+e/(1+exp(-f*x-g))", random_state=0).fit(X, y)
+        model = LMRegressor("a*sin(b*x+d)+c+e/(1+exp(-f*x-g))", random_state=1).fit(X, y)
     assert model.converged_
     assert all(model.history_[:-1, "attempts"])
 
@@ -1198,6 +1198,118 @@ def test_start_of_a_formula_leads_to_the_minimum_near_the_truth(formula):
             best = clone(function).set_params(max_epochs=100).fit(x[:, None], y)
             model = LMRegressor(formula, random_state=seed).fit(x[:, None], y)
         assert model.chi_square_ <= best.chi_square_ * 1.001, (seed, model.parameters_)
+
+
+@pytest.mark.parametrize("last", [5.0, 42.0, 1000.0])
+def test_start_is_no_spike_whose_squares_overflow(last):
+    x = np.linspace(0, 10, 60)
+    y = 5 * np.exp(-0.6 * x) + 1 + 0.1 * np.random.default_rng(0).standard_normal(60)
+    y[-1] = last
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the last row may be met best by a spike, on the way to infinity
+        model = LMRegressor(DECAY, random_state=0).fit(x[:, None], y)
+    theirs = decay_numpy(x, *curve_fit(decay_numpy, x, y, p0=(5, 0.6, 1))[0])
+    assert model.chi_square_ <= np.square(theirs - y).sum() * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("formula", "turns"),
+    [
+        ("a*sin(w*x + p) + c", lambda w: w),
+        ("a*sin(w*x) + b*cos(w*x) + c", lambda w: w),
+        ("a*sin(2*pi*f*x + p) + c", lambda f: 2 * np.pi * f),
+        ("a*sin(2*pi*x/t + p) + c", lambda t: 2 * np.pi / t),
+        ("c + a*sin(w*x/2 + p)**2", lambda w: w),
+    ],
+)
+@pytest.mark.parametrize(
+    ("x", "frequency"),
+    [(np.arange(365.0), 2 * np.pi / 7), (np.linspace(0, 100, 200), 2.0), (2000 + np.arange(120) / 12, 2 * np.pi)],
+    ids=["days", "even", "years"],
+)
+def test_frequency_is_no_alias(formula, turns, x, frequency):
+    for seed in range(2):
+        y = 2 * np.sin(frequency * x + 0.4) + 1 + 0.2 * np.random.default_rng(seed).standard_normal(len(x))
+        model = LMRegressor(formula, random_state=seed).fit(x[:, None], y)
+        (found,) = (abs(turns(value)) for name, value in model.parameters_.items() if name in "wft")
+        # eight times the standard error of a frequency, sqrt(24 / n) noise / (amplitude span)
+        assert abs(found - frequency) < 8 * np.sqrt(24 / len(x)) * 0.1 / np.ptp(x)
+
+
+@pytest.mark.parametrize("n_init", [1, 5])
+def test_start_is_a_wave_of_many_cycles(n_init):
+    x = np.linspace(0, 1000, 5000)
+    y = 3 * np.sin(x + 1) + 2 + np.random.default_rng(0).standard_normal(5000)
+    model = LMRegressor("a*sin(w*x + p) + c", random_state=0, n_init=n_init).fit(x[:, None], y)
+    assert abs(abs(model.parameters_["w"]) - 1) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "center", "sigma", "height"),
+    [(2048, 700.3, 2.0, 50.0), (4096, 1700.3, 4.0, 50.0), (4096, 900.0, 3.0, -30.0), (10**5, 17000.3, 20.0, 50.0)],
+)
+def test_start_is_a_peak_much_narrower_than_x(n_samples, center, sigma, height):
+    x = np.arange(float(n_samples))
+    for seed in range(3):
+        noise = np.random.default_rng(seed).standard_normal(n_samples)
+        y = height * np.exp(-(((x - center) / sigma) ** 2) / 2) + 2 + noise
+        model = LMRegressor("h*exp(-((x-c)/s)**2/2) + o", random_state=seed).fit(x[:, None], y)
+        found = [model.parameters_["c"], abs(model.parameters_["s"]), model.parameters_["h"]]
+        assert np.allclose(found, [center, sigma, height], rtol=0.1, atol=0.1)  # the noise is 1 in 30 or 50
+
+
+def deviance(means, counts):
+    return 2 * (means - counts + special.xlogy(counts, counts / np.maximum(means, 1e-300))).sum()
+
+
+@pytest.mark.parametrize("n_init", [1, 4])
+@pytest.mark.parametrize(
+    ("module", "mean"),
+    [
+        ("a + b*x", lambda x: 5.05 - 0.5 * x),
+        (DECAY, lambda x: 20 * np.exp(-1.5 * x) + 0.1),
+        (curves.ExponentialDecay, lambda x: 20 * np.exp(-1.5 * x) + 0.1),
+    ],
+    ids=["line", "decay", "ready"],
+)
+def test_start_of_counts_has_a_mean_above_0(module, mean, n_init):
+    x = np.linspace(0, 10, 100)
+    for seed in range(3):
+        counts = np.random.default_rng(seed).poisson(mean(x))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the best mean may touch 0 at an end
+            model = LMRegressor(
+                module, criterion="poisson", criterion__log_link=False, n_init=n_init, random_state=seed
+            ).fit(x[:, None], counts)
+        assert deviance(model.predict(x[:, None]), counts) <= deviance(mean(x), counts)
+
+
+@pytest.mark.parametrize("criterion", ["huber", "soft_l1", "cauchy"])
+@pytest.mark.parametrize(
+    ("module", "function", "truth"),
+    [
+        ("t / (1 + exp(-(x - c)/w))", lambda x, t, c, w: t / (1 + np.exp(-(x - c) / w)), (5.0, 4.0, 0.6)),
+        (curves.ExponentialDecay, decay_numpy, (5.0, 0.6, 1.0)),
+    ],
+    ids=["logistic", "ready"],
+)
+def test_start_of_a_robust_fit_is_robust(criterion, module, function, truth):
+    x = np.linspace(0, 10, 60)
+    for seed in range(1, 4):
+        rng = np.random.default_rng(seed)
+        y = function(x, *truth) + 0.1 * rng.standard_normal(60)
+        gross = rng.choice(60, 8, replace=False)
+        y[gross] += rng.choice([-1, 1], 8) * rng.uniform(5, 50, 8)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a spike through a row at an end may cost least
+            model = LMRegressor(module, criterion=criterion, criterion__delta=0.1, random_state=seed)
+            model = model.fit(x[:, None], y)
+
+        def cost(means, y=y):
+            return least_squares(lambda _: means - y, [0.0], loss=criterion, f_scale=0.1, max_nfev=1).cost
+
+        near = least_squares(lambda p, y=y: function(x, *p) - y, truth, loss=criterion, f_scale=0.1, xtol=1e-12)
+        assert cost(model.predict(x[:, None])) <= near.cost * (1 + 1e-6)
 
 
 def test_a_first_fit_does_not_import_what_takes_long():

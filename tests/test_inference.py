@@ -817,6 +817,36 @@ def test_perfect_fit_has_a_profile():
     assert_allclose(list(model.confidence_intervals(method="profile").values()), 0, atol=1e-12)
 
 
+@pytest.mark.parametrize("truth", [(3.0, 0.7, 1.0), (1e5, 0.3, -2.0)])
+def test_profile_of_data_without_noise_is_the_wald_interval(truth):
+    a, b, c = truth
+    t = np.linspace(0, 4, 50)
+    model = LMRegressor("a*exp(-b*x)+c", random_state=0).fit(t[:, None], a * np.exp(-b * t) + c)
+    found = model.confidence_intervals(method="profile")
+    assert_allclose(list(found.values()), list(model.confidence_intervals().values()), rtol=1e-12)
+    assert_allclose(np.mean(list(found.values()), axis=1), truth, rtol=1e-9)
+    assert_allclose(np.diff(model.profile("b", n_points=3)[1], 2), 0, atol=1)  # a line, but for the rounding of values
+
+
+def test_profile_with_a_limit_does_not_end_where_a_function_overflows():
+    rng = np.random.default_rng(0)
+    t = np.linspace(0, 6, 20)
+    y = 3 / (1 + np.exp(-(t - 5) / 0.6)) + 0.2 * rng.standard_normal(180)[160:]
+    model = LMRegressor("t/(1+exp(-(x-m)/w))", random_state=0).fit(t[:, None], y)
+    limit = LMRegressor("a*exp(x/w)", random_state=0).fit(t[:, None], y)  # which the rise tends to as m grows
+    z = np.sqrt((limit.chi_square_ - model.chi_square_) / model.residual_variance_)
+    assert z < stats.t.ppf(0.975, model.dof_)
+    assert model.confidence_intervals(method="profile", names="m")["m"][1] == np.inf
+
+
+def test_profile_where_a_standard_error_overflows():
+    t = np.linspace(0, 4, 50)
+    y = 3 * np.exp(-0.7 * t) + 1 + 0.05 * np.random.default_rng(1).standard_normal(50)
+    model = LMRegressor("a*exp(-b*x)+c", random_state=0).fit(t[:, None] * 1e-160, y)
+    with pytest.warns(RuntimeWarning, match="of b, whose standard error overflows"):
+        assert np.isnan(model.confidence_intervals(method="profile", names="b")["b"]).all()
+
+
 def test_fit_to_rounding_errors():
     model = LMRegressor(DECAY).fit(x[:, None], decay(x, 3.0, 1.3, 0.5))
     assert (errors(model) < 1e-7).all()

@@ -21,7 +21,7 @@ from sklm._data import TensorData
 from sklm._device import DTYPES, draw_seed, dtype_name, resolve_device
 from sklm._net.arguments import MUTABLE, own, same_argument
 from sklm._net.intake import Data, WithData
-from sklm._net.parameters import init_takes_weights
+from sklm._net.parameters import init_takes
 from sklm.curves import Curve, curve, is_curve
 from sklm.engine import LevenbergMarquardt
 from sklm.engine._checks import check_choice, check_keywords, parameters_of
@@ -397,15 +397,15 @@ class WithParts(WithData):
         if isinstance(data.X, Reader):
             data = self._some_rows(data, INIT_ROWS)
         targets = data.targets
-        if targets.is_floating_point():
+        keywords: dict[str, Any] = {"sample_weight": data.weights} if init_takes("sample_weight", self.module_) else {}
+        if isinstance(self.module_, Curve) and init_takes("criterion", self.module_):
+            keywords["criterion"] = self.criterion_
+        elif targets.is_floating_point():
             targets = self.criterion_.link(targets)
-        weights = {"sample_weight": data.weights} if init_takes_weights(self.module_) else {}
         with preserved_rng(self.device_):
             seed_rng(self.optimizer_.seed, self.device_)
-            if self.n_init > 1 and isinstance(self.module_, Curve):
-                self._choose_start(self.module_, data, targets)
-            else:
-                method(data.X, targets, **weights)
+            if self.n_init == 1 or not isinstance(self.module_, Curve) or not self._choose_start(self.module_, data):
+                method(data.X, targets, **keywords)
         self.module_.to(device=self.device_, dtype=self.dtype_)
 
     def _start_on_some_rows(self, data: TensorData) -> None:
@@ -435,9 +435,9 @@ class WithParts(WithData):
     def _loss(self, data: TensorData) -> float:
         return float(self.validation_step(next(iter(self.get_iterator(data))))["loss"])
 
-    def _choose_start(self, curve: Curve, data: TensorData, targets: Tensor) -> None:
-        """Set a curve to the best point that its starts lead to."""
-        starts = curve.starts(data.X, targets, data.weights, n_starts=self.n_init)
+    def _choose_start(self, curve: Curve, data: TensorData) -> bool:
+        """Set a curve to the best point that its starts lead to; return whether it has several."""
+        starts = curve.starts(data.X, data.targets, data.weights, n_starts=self.n_init, criterion=self.criterion_)
         if len(starts) < self.n_init:
             warnings.warn(
                 f"`n_init` has no effect on {curve}: other starts are drawn for one numeric output, by a function that "
@@ -445,17 +445,16 @@ class WithParts(WithData):
                 UserWarning,
                 stacklevel=2,
             )
-            curve.init_from_data(data.X, targets, data.weights)
-            return
+            return False
         names = list(starts[0])
         parameters = dict(curve.named_parameters())
         box = [curve.parameter_bounds.get(name, (-math.inf, math.inf)) for name in names]
-        lower, upper = torch.tensor(box).to(targets).unbind(1)
+        lower, upper = torch.tensor(box).to(next(curve.parameters())).unbind(1)
 
         def outputs(X: Tensor, point: Tensor) -> Tensor:
             return curve.evaluate(X, {**parameters, **dict(zip(names, point.unbind(), strict=True))})
 
-        points = torch.tensor([list(start.values()) for start in starts]).to(targets)
+        points = torch.tensor([list(start.values()) for start in starts]).to(lower)
         best = best_of(outputs, points, self.criterion_, data.X, data.targets, data.weights, lower, upper)
         if best is None:
             raise NoStartError(
@@ -464,3 +463,4 @@ class WithParts(WithData):
         with torch.no_grad():
             for name, value in zip(names, best, strict=True):
                 parameters[name].fill_(value)
+        return True

@@ -30,7 +30,7 @@ from sklm._data import (
     validate_inputs,
 )
 from sklm._device import dtype_name, resolve_device, resolve_dtype
-from sklm._net.parameters import Parameterized, init_takes_weights
+from sklm._net.parameters import Parameterized, init_takes
 from sklm.curves import Curve, is_curve
 from sklm.engine.evidence import are_exposures, check_alpha, counted
 from sklm.engine.inputs import Reader
@@ -99,7 +99,11 @@ class WithData(Parameterized):
         if not self._is_classifier() and check_alpha(self._alpha()):
             data = count_copies_once(data)
         sees_rows = self.early_stopping or self.train_split or isinstance(self.callbacks, list)
-        if (self.batch_size == -1 or is_curve(self.module)) and not sees_rows and init_takes_weights(self.module):
+        if (
+            (self.batch_size == -1 or is_curve(self.module))
+            and not sees_rows
+            and init_takes("sample_weight", self.module)
+        ):
             data = merge_repeated_rows(data, self.dtype_)
         return data
 

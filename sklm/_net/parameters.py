@@ -297,10 +297,10 @@ class Parameterized(skorch.NeuralNet, abc.ABC):
             raise ValueError(f"`callbacks` must be None, a list or 'disable'; got {self.callbacks!r}.")
 
 
-def init_takes_weights(module: Any) -> bool:
-    """Return whether the `init_from_data` of a module or its class, if it has one, takes weights."""
+def init_takes(name: str, module: Any) -> bool:
+    """Return whether the `init_from_data` of a module or its class, if it has one, takes an argument of this name."""
     method = getattr(module, "init_from_data", None)
-    return method is None or "sample_weight" in parameters_of(getattr(method, "__func__", method))
+    return method is None or name in parameters_of(getattr(method, "__func__", method))
 
 
 class _Name(str):

@@ -17,8 +17,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from sklm.curves.cost import cost_of_starts
 from sklm.curves.formula import RESERVED, Formula, parsed
 from sklm.curves.start import find_starts
+from sklm.engine.losses import Loss
 
 Bounds = Mapping[str, tuple[float | None, float | None]]
 
@@ -194,7 +196,9 @@ class Curve(nn.Module):
         """Return initial values from data sorted by x, or None for a search; ready models override it."""
         return None
 
-    def init_from_data(self, X: Tensor, y: Tensor, sample_weight: Tensor | None = None) -> None:
+    def init_from_data(
+        self, X: Tensor, y: Tensor, sample_weight: Tensor | None = None, criterion: Loss | None = None
+    ) -> None:
         """Set the parameters that have no initial value, to the first of the `starts`.
 
         Parameters
@@ -202,17 +206,25 @@ class Curve(nn.Module):
         X : Tensor of shape (n_samples, n_features_in)
         y : Tensor of shape (n_samples,)
         sample_weight : Tensor of shape (n_samples,), default=None
+        criterion : Loss, default=None
+            See `starts`.
         """
         if self._given.issuperset(self._parameters):
             return
-        (start,) = self.starts(X, y, sample_weight) or [{}]
+        (start,) = self.starts(X, y, sample_weight, criterion=criterion) or [{}]
         with torch.no_grad():
             for name, value in start.items():
                 if name not in self._given:
                     self._parameters[name].fill_(value)  # type: ignore[union-attr]
 
     def starts(
-        self, X: Tensor, y: Tensor, sample_weight: Tensor | None = None, *, n_starts: int = 1
+        self,
+        X: Tensor,
+        y: Tensor,
+        sample_weight: Tensor | None = None,
+        *,
+        n_starts: int = 1,
+        criterion: Loss | None = None,
     ) -> list[dict[str, float]]:
         """Return values of the free parameters to start from, within their bounds.
 
@@ -224,6 +236,9 @@ class Curve(nn.Module):
         n_starts : int, default=1
             The first start keeps the initial values that are given; the others, from a random search around it, move
             all free parameters.
+        criterion : Loss, default=None
+            What starts are compared by and improved in, with targets `y` as it takes them; None for squared errors. A
+            ready model, whose guess has the least squared errors, is then searched for as others are.
 
         Returns
         -------
@@ -235,6 +250,8 @@ class Curve(nn.Module):
             return []
         y = y.reshape(-1)
         weights = torch.ones_like(y) if sample_weight is None else sample_weight
+        cost = cost_of_starts(criterion, y, weights)
+        y = cost.y
         free = [name for name, p in self._parameters.items() if p is not None and p.requires_grad]
         first = {name: p.item() for name, p in self._parameters.items() if p is not None}
         unset = [name for name in free if name not in self._given]
@@ -249,17 +266,19 @@ class Curve(nn.Module):
 
         def loss(start: Mapping[str, float]) -> float:
             values = {name: y.new_tensor(value) for name, value in {**first, **start}.items()}
-            found = float(weights @ (self.evaluate(X, values) - y).square())
-            return found if math.isfinite(found) else math.inf
+            return float(cost(self.evaluate(X, values)[None]))
 
-        data = (self.evaluate, X, y, weights)
+        data = (self.evaluate, X, cost)
         given = {name: first[name] for name in free if name in self._given}
         others: list[dict[str, float]] = []
         best = self._inside_bounds(first, free) | given
         knows_bounds = all(best[name] == first[name] for name in unset)
         with contextlib.suppress(RuntimeError):  # a function that torch cannot batch starts from 1
-            if searched or not knows_bounds:
-                (found,) = find_starts(*data, first, unset, set(), self._box)
+            if not y.is_floating_point():  # classes have no scale
+                return [best]
+            if searched or not knows_bounds or (unset and not cost.is_square):
+                guess = None if searched else best
+                (found,) = find_starts(*data, first, unset, set(), self._box, guess=guess)
                 found = self._inside_bounds(found, free) | given
                 best = found if searched else min(best, found, key=loss)
             if n_starts > 1:

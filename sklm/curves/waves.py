@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from sklm.curves.curve import ReadyCurve
+from sklm.curves.periodogram import periodogram
 from sklm.curves.separable import best_candidate, both_signs, extent, powers_of_ten, product, thinned
 
+BINS_PER_ROW = 8  # of the grid for the periodogram
 FASTEST = 5  # times half the number of rows per span: the highest frequency that is looked for in uneven x
 LEFT = 0.15  # share of the variance that slow waves must leave for fast ones, which may be aliases, to be looked at
 
@@ -19,22 +21,14 @@ LEFT = 0.15  # share of the variance that slow waves must leave for fast ones, w
 def wave_frequencies(x: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Return promising slow and fast frequencies: around the highest peaks of a periodogram, and the lowest ones.
 
-    The rows are put on a fine even grid for a Fourier transform (as Press and Rybicki 1989, ApJ 338, 277), which costs
-    n log n for uneven x too. Its peaks only propose; least squares on the rows decides, as in the periodogram of Lomb
-    (1976). Slow ones go up to half a cycle in the median distance of neighbors, fast ones from there on.
+    Its peaks only propose; least squares on the rows decides, as in the periodogram of Lomb (1976). Slow ones go up to
+    half a cycle in the median distance of neighbors, fast ones from there on.
     """
-    low, _, span = extent(x)
+    span = extent(x)[2]
     lowest = torch.linspace(0.2, 3, 29, dtype=x.dtype, device=x.device) / span
-    gaps = x.diff()
-    gaps = gaps[gaps > 0]
-    if not len(gaps):
+    frequencies, spectrum, limit = periodogram(x, y, weights, BINS_PER_ROW)
+    if not len(frequencies):
         return lowest, lowest[:0]
-    bins = 2 ** min(max(6, math.ceil(math.log2(8 * len(x)))), 18)
-    places = ((x - low) / span * (bins - 1)).round().long()
-    centered = weights * (y - (weights * y).sum() / weights.sum().clamp_min(torch.finfo(y.dtype).tiny))
-    spectrum = torch.fft.rfft(x.new_zeros(bins).index_add(0, places, centered), n=4 * bins).abs()
-    frequencies = torch.arange(len(spectrum), dtype=x.dtype, device=x.device) * ((bins - 1) / (4 * bins * span))
-    limit = 0.5 / float(gaps.median()) * (1 + 1e-9)
     padded = functional.pad(spectrum, (1, 1))
     peaks = torch.where((spectrum >= padded[:-2]) & (spectrum >= padded[2:]), spectrum, -1.0)
 

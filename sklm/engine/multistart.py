@@ -17,6 +17,7 @@ from sklm.engine.modes import quiet_forward_mode
 
 STEPS = 50
 SAME = 1e-6  # relative difference of losses below which the earlier start is kept
+FALLEN, MAX_IDLE = 1e-9, 3  # relative fall of a loss that counts, and steps without one after which all have ended
 MAX_ELEMENTS = 2**22  # of the Jacobians of all starts; beyond, rows are left out evenly
 
 
@@ -65,6 +66,33 @@ def best_of(
     -------
     Tensor of shape (n_parameters,), or None where the loss is not finite at any start
     """
+    points, losses = improved(curve, starts, loss, X, targets, weights, lower, upper, steps=steps)
+    if not bool(torch.isfinite(losses).any()):
+        return None
+    good = losses <= losses.min() * (1 + SAME)
+    return points[int(good.long().argmax())]
+
+
+def improved(
+    curve: Callable[[Tensor, Tensor], Tensor],
+    starts: Tensor,
+    loss: Loss,
+    X: Tensor,
+    targets: Tensor,
+    weights: Tensor | None,
+    lower: Tensor,
+    upper: Tensor,
+    *,
+    steps: int = STEPS,
+) -> tuple[Tensor, Tensor]:
+    """Return what some damped steps make of each start, and the losses there; parameters as in `best_of`.
+
+    Returns
+    -------
+    points : Tensor of shape (n_starts, n_parameters)
+    losses : Tensor of shape (n_starts,)
+        Infinite where the loss or the Jacobian was not finite on the way.
+    """
     n_rows = max(min(len(X), MAX_ELEMENTS // starts.numel()), 1)
     rows = torch.linspace(0, len(X) - 1, n_rows, device=X.device).round().long()
     X, targets = X[rows], targets[rows]
@@ -89,11 +117,7 @@ def best_of(
 
     with quiet_forward_mode():
         points, alive = _refine(evaluate, quadratic, starts.clamp(lower, upper), lower, upper, steps)
-    losses = torch.where(alive, evaluate(points)[1], torch.inf)
-    if not bool(torch.isfinite(losses).any()):
-        return None
-    good = losses <= losses.min() * (1 + SAME)
-    return points[int(good.long().argmax())]
+    return points, torch.where(alive, evaluate(points)[1], torch.inf)
 
 
 def _refine(
@@ -110,6 +134,7 @@ def _refine(
     scales = torch.zeros_like(points)
     damping, growth = torch.full_like(losses, 1e-3), torch.full_like(losses, 2.0)
     alive = torch.isfinite(losses)
+    idle = 0  # steps in which no loss has fallen
     for _ in range(steps):
         alive &= torch.isfinite(gradients).all(1) & torch.isfinite(curvatures).flatten(1).all(1)
         if not bool(alive.any()):
@@ -129,6 +154,9 @@ def _refine(
         new_outputs, new_losses = evaluate(trial)
         gain = (losses - new_losses) / expected
         better = alive & (failed == 0) & (gain > 1e-4)
+        idle = 0 if bool((better & (losses - new_losses > FALLEN * losses)).any()) else idle + 1
+        if idle == MAX_IDLE:
+            break
         points = torch.where(better[:, None], trial, points)
         losses = torch.where(better, new_losses, losses)
         damping = damping * torch.where(better, (1 - (2 * gain - 1) ** 3).clamp(1 / 3, 1.0), growth).clamp_max(1e10)
