@@ -170,3 +170,13 @@ def test_dates_are_no_numbers(library, y):
     days = [datetime.datetime(2026, 1, 1) + datetime.timedelta(days=i) for i in range(40)]
     with pytest.raises(ValueError, match="`X` must hold numbers in the columns of the curve; got dates"):
         LMRegressor(DECAY).fit(library.DataFrame({"time": days}), y)
+
+
+def test_a_formula_whose_columns_a_pipeline_has_lost():
+    table = pd.DataFrame({"dose": np.arange(10.0)})
+    model = make_pipeline(StandardScaler(), LMRegressor("k * dose + m"))
+    with pytest.raises(
+        ValueError, match=r"its columns are x. Names in a pipeline need `.set_output\(transform=\"pandas\"\)`"
+    ):
+        model.fit(table, table["dose"])
+    assert model.set_output(transform="pandas").fit(table, table["dose"]).score(table, table["dose"]) == 1
