@@ -132,14 +132,16 @@ def count_copies_once(data: DataT) -> DataT:
     a `FEW_SHARE` of the distinct rows at least. Others, as grades, are equal by chance and are left as they are. Copies
     in data that are large, or read batch by batch, are not looked for.
     """
-    n_targets = len(_distinct(data.targets)[0])
+    counts = np.ones(len(data)) if data.weights is None else (data.weights > 0).double().cpu().numpy()
+    n_targets = len(torch.unique(data.targets[torch.as_tensor(counts > 0).to(data.targets.device)], dim=0))
     group = np.arange(len(data))
-    if n_targets < len(data) and not _is_large(data):
+    if n_targets < counts.sum() and not _is_large(data):
         group = _distinct(*tensors(data.X), data.targets)[1]
-    times = np.bincount(group)
-    if n_targets <= max(FEW_TARGETS, FEW_SHARE * len(times)) or (data.weights is None and len(times) == len(data)):
+    times = np.bincount(group, weights=counts)
+    n_distinct = np.count_nonzero(times)
+    if n_targets <= max(FEW_TARGETS, FEW_SHARE * n_distinct) or (data.weights is None and n_distinct == len(data)):
         return data
-    return replace(data, counts=torch.as_tensor(1 / times[group]).to(data.targets))
+    return replace(data, counts=torch.as_tensor(counts / np.maximum(times, 1)[group]).to(data.targets))
 
 
 def merge_repeated_rows(data: DataT, dtype: torch.dtype) -> DataT:

@@ -262,9 +262,10 @@ class LMRegressor(RegressorMixin, Uncertainty):
         sample_weight : array of shape (n_samples,), default=None
             Weights >= 0, equivalent to repeated rows; for measurements with standard deviation sigma, 1 / sigma**2.
             Of rates with ``criterion="poisson"`` the exposures: pass counts / exposure as y. To the evidence
-            (``alpha="bayes"``) only the ratios of other weights say something, and copies of a row are one row; but
-            where y has at most ten values, or a fifth as many as there are distinct rows, equal rows may be equal by
-            chance, so each is a row, and weights that are whole numbers without a common divisor count rows.
+            (``alpha="bayes"``) only the ratios of other weights say something, and copies of a row are one row (in data
+            of up to 4 MiB); but where y has at most ten values, or a fifth as many as there are distinct rows, equal
+            rows may be equal by chance, so each is a row, and weights that are whole numbers without a common divisor
+            count rows.
 
         Returns
         -------

@@ -1675,3 +1675,15 @@ def test_a_network_of_ones_own_that_ends_as_a_constant_warns():
 
     with pytest.warns(ConvergenceWarning, match="the outputs are constant; .* scale X and y to mean 0 and variance 1"):
         LMRegressor(module, random_state=0).fit(x, np.sin(x[:, 0] / 80))
+
+
+@pytest.mark.parametrize("criterion", ["cauchy", "soft_l1"])
+def test_a_network_beside_an_outlier_is_not_a_constant(criterion):
+    x = np.linspace(-1, 1, 200)[:, None]
+    y = np.sin(3 * x[:, 0]) + 0.1 * np.random.default_rng(0).standard_normal(200)
+    y[17] = 3000
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = LMRegressor(criterion=criterion, criterion__delta=0.1, alpha=1e-4, random_state=0).fit(x, y)
+    assert r2_score(np.delete(y, 17), np.delete(model.predict(x), 17)) > 0.9
+    assert "constant" not in model.message_

@@ -759,3 +759,42 @@ def test_a_wide_network_on_few_rows_has_a_penalty():
     assert model.alpha_ > 0
     assert model.n_effective_ < 60
     assert model.score(X[120:], y[120:]) > 0.3  # -1.2 without one
+
+
+def test_a_refit_is_that_of_a_new_estimator():
+    X, y, _ = weighted_data()
+    X, y = np.repeat(X, 3, axis=0), np.repeat(y, 3)
+    model = LMRegressor(module__hidden_layer_sizes=(40_000,), max_epochs=1, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X, y).set_params(module__hidden_layer_sizes=(5,), max_epochs=30).fit(X, y)
+        new = LMRegressor(module__hidden_layer_sizes=(5,), max_epochs=30, random_state=0).fit(X, y)
+    np.testing.assert_array_equal(model.predict(X), new.predict(X))
+
+
+def test_copies_of_weight_zero_do_not_count():
+    X, y, _ = weighted_data()
+    settings = {
+        "random_state": 0,
+        "max_epochs": 30,
+        "callbacks": [],
+    }  # callbacks see the rows, so they stay as they are
+    weights = np.r_[np.ones(80), np.zeros(80)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        copies = LMRegressor(**settings).fit(np.r_[X, X], np.r_[y, y], sample_weight=weights)
+        plain = LMRegressor(**settings).fit(X, y)
+    assert copies.n_effective_ == pytest.approx(plain.n_effective_, rel=1e-5)
+
+
+def test_a_low_alpha_goes_on_from_a_state():
+    X, y, _ = weighted_data()
+    data = torch.tensor(X), torch.tensor(y)
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(3, 20), torch.nn.Tanh(), torch.nn.Linear(20, 1)).double()
+    straight = LevenbergMarquardt(module, alpha="bayes", seed=0)
+    straight.starts_low = True
+    straight.step(*data)
+    resumed = LevenbergMarquardt(copy.deepcopy(module), alpha="bayes", seed=0)
+    resumed.load_state_dict(straight.state_dict())
+    assert [resumed.step(*data).alpha for _ in range(5)] == [straight.step(*data).alpha for _ in range(5)]

@@ -1856,3 +1856,5 @@ def test_the_state_of_another_optimizer_is_refused():
 def test_a_layer_that_changes_its_parameters_is_refused():
     with pytest.raises(ValueError, match="changes its parameters in forward: 0 is a layer with `max_norm`"):
         LevenbergMarquardt(nn.Sequential(nn.Embedding(5, 2, max_norm=1.0), nn.Linear(2, 1)))
+    frozen = nn.Embedding(5, 2, max_norm=1.0).requires_grad_(requires_grad=False)
+    LevenbergMarquardt(nn.Sequential(frozen, nn.Linear(2, 1)))

@@ -35,8 +35,9 @@ from sklm.engine.selection import resolve_selection
 from sklm.modules import MLP
 
 SECOND_SCALING = "identity"  # of a curve whose first run has not converged: from the same start
-MOST_BAYES_PARAMS = 3000  # for alpha="auto": the evidence takes an inverse in every step, of the smaller of
-# parameters x parameters and rows x rows; with the rows that then are kept no larger than the former may be
+# For alpha="auto": the evidence takes an inverse in every step, of parameters x parameters or, where there are fewer
+# rows, of rows x rows; the rows that are then kept may take as much memory.
+MOST_BAYES_PARAMS = 3000
 SOME_ROWS = 2**13  # that a curve with many rows is fitted to first, and outputs are looked at for being constant
 CONSTANT = 1e-3  # outputs that vary by no more than this share of the targets
 INIT_ROWS = 2**16  # of those read batch by batch: enough for the scales of a new module
@@ -252,8 +253,10 @@ class WithParts(WithData):
         outputs, targets = self.infer(data.X), data.targets
         if targets.is_floating_point():
             targets = self.criterion_.link(targets)
-        targets = targets.reshape(len(outputs), -1)
-        spread, wanted = (part.amax(0) - part.amin(0) for part in (outputs, targets))
+        targets = targets.reshape(len(outputs), -1).to(torch.float64)
+        low, high = torch.quantile(targets, targets.new_tensor([0.05, 0.95]), dim=0)  # outliers do not count
+        wanted = torch.where(high > low, high - low, targets.amax(0) - targets.amin(0))
+        spread = outputs.amax(0) - outputs.amin(0)
         return bool((spread <= CONSTANT * wanted).all() & (wanted > 0).any())
 
     def _build_criterion(self, data: Data | None, seed: int = 0) -> Loss:
@@ -343,8 +346,8 @@ class WithParts(WithData):
                 "of its own; compute every row from its own inputs alone."
             )
 
-    def _alpha(self) -> float | str:
-        """Return alpha with "auto" resolved."""
+    def _alpha(self, *, built: bool = True) -> float | str:
+        """Return alpha with "auto" resolved, for the module that is built or for one that is still to be."""
         if not (isinstance(self.alpha, str) and self.alpha == "auto"):
             alpha: float | str = self.alpha
             return alpha
@@ -357,9 +360,10 @@ class WithParts(WithData):
             or "mc" in (self.get_params_for("criterion").get("curvature"), getattr(self.criterion, "curvature", None))
         ):
             return self._fixed_alpha
-        built = self.__dict__.get("module_")
-        n_params = 0 if built is None else sum(p.numel() for p in built.parameters())
-        is_small = n_params <= MOST_BAYES_PARAMS or n_params * self._n_rows <= MOST_BAYES_PARAMS**2
+        module_ = self.__dict__.get("module_") if built else None
+        n_params = 0 if module_ is None else sum(p.numel() for p in module_.parameters())
+        n_rows = self.__dict__.get("_n_rows", math.inf)
+        is_small = n_params <= MOST_BAYES_PARAMS or n_params * n_rows <= MOST_BAYES_PARAMS**2
         return "bayes" if is_small else self._fixed_alpha
 
     def _build_optimizer(self, seed: int) -> LevenbergMarquardt:

@@ -96,7 +96,7 @@ class WithData(Parameterized):
             data.counts = None if np.array_equal(counts, weights) else convert(counts)
         if self.train_split is None:  # which may go by positions
             data = _with_weight(data)
-        if not self._is_classifier() and check_alpha(self._alpha()):
+        if not self._is_classifier() and check_alpha(self._alpha(built=not reset)):
             data = count_copies_once(data)
         sees_rows = self.early_stopping or self.train_split or isinstance(self.callbacks, list)
         if (

@@ -366,12 +366,7 @@ class LMNet(WithFiles):
                 reason = f"{reason}; the parameters are those of epoch {run.best_epoch}, the best".removeprefix("; ")
         self._set_training(False)
         self._describe_epochs(rows, last)
-        chosen = self.early_stopping or (self._by_evidence and run.best_epoch)
-        run.score = False, run.best_score if chosen else self.loss_
-        if not run.on_all and not chosen and run.train is not None:  # the losses of small batches do not compare
-            run.score = False, self._loss(run.train)
-        if self._by_evidence and not chosen:
-            run.score = True, -last["log_evidence"]
+        run.score = self._score_of_run(last)
         if hasattr(self, "n_effective_"):
             found = f"alpha={self.alpha_:.3g}, {self.n_effective_:.4g} effective parameters"
             reason = f"{reason}; {found}".removeprefix("; ")
@@ -388,6 +383,18 @@ class LMNet(WithFiles):
             reason = f"{reason}; float32 limits the parameters to 7 digits or fewer".removeprefix("; ")
         ended = f"{run.verdict} after {self.n_iter_} {epochs}{f' ({run.start})' if run.start else ''}"
         self.message_ = f"{ended}{': ' if reason else ''}{reason}."
+
+    def _score_of_run(self, last: dict[str, Any]) -> tuple[bool, float]:
+        """Return what the run is compared with others by, for the epoch that it ends with."""
+        run = self._run
+        if self.early_stopping or (self._by_evidence and run.best_epoch):
+            return False, run.best_score
+        if self._by_evidence:
+            evidence = last["log_evidence"]
+            return True, math.inf if math.isnan(evidence) else -evidence
+        if not run.on_all and run.train is not None:  # the losses of small batches do not compare
+            return False, self._loss(run.train)
+        return False, self.loss_
 
     def _describe_epochs(self, rows: list[dict[str, Any]], last: dict[str, Any]) -> None:
         """Set the fitted attributes that the rows of the history tell, for the parameters of the epoch `last`."""

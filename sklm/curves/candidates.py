@@ -34,6 +34,7 @@ class Draws:
 
     def __init__(self, X: Tensor, y: Tensor, weights: Tensor, rows: Tensor) -> None:
         self.columns, self.y = X[rows].reshape(len(rows), -1).to(y.dtype), y[rows]
+        self.ordered = self.columns.sort(0).values
         self.lows, self.highs = self.columns.amin(0), self.columns.amax(0)
         spans = self.highs - self.lows
         spans = torch.where(spans > 0, spans, self.highs.abs())
@@ -50,10 +51,10 @@ class Draws:
         y = self.y
 
         def uniform(low: Any, high: Any) -> Tensor:
-            return low + (high - low) * torch.rand(n, dtype=y.dtype).to(y.device)
+            return low + (high - low) * torch.rand(n, dtype=y.dtype, device="cpu").to(y.device)
 
         if around is not None:
-            factor = torch.randn(n, dtype=y.dtype).to(y.device).exp()
+            factor = torch.randn(n, dtype=y.dtype, device="cpu").to(y.device).exp()
             return around * factor if around else factor.log()
         if bounds is not None and all(map(math.isfinite, bounds)):
             return uniform(*bounds)
@@ -64,7 +65,7 @@ class Draws:
         frequency = torch.stack([_drawn(*spectrum, uniform(0, 1)) for spectrum in self.spectra])
         frequency = frequency[of, torch.arange(n, device=y.device)]
         turns = y.new_tensor(TURNS)[(uniform(0, 1) * len(TURNS)).long()]
-        rows = self.columns.sort(0).values
+        rows = self.ordered
         at = uniform(0, len(rows) - 1)  # between two rows, of which there are more where y deviates
         before = at.long().clamp_max(max(len(rows) - 2, 0))
         after = (before + 1).clamp_max(len(rows) - 1)
@@ -115,15 +116,15 @@ def children(candidates: Tensor, losses: Tensor, places: list[int]) -> Tensor:
     parents = torch.take_along_dim(candidates, torch.argsort(losses, dim=1)[:, :PARENTS, None], dim=1)
 
     def someone() -> Tensor:
-        which = torch.randint(parents.shape[1], (n_groups, n_children, 1)).to(parents.device)
+        which = torch.randint(parents.shape[1], (n_groups, n_children, 1), device="cpu").to(parents.device)
         return torch.take_along_dim(parents, which, dim=1)
 
     def uniform(*shape: int) -> Tensor:
-        return torch.rand(n_groups, n_children, *shape, dtype=parents.dtype).to(parents.device)
+        return torch.rand(n_groups, n_children, *shape, dtype=parents.dtype, device="cpu").to(parents.device)
 
     found = someone()
     old = found[..., places]
-    steps = torch.randn(old.shape, dtype=old.dtype).to(old.device) * (uniform(len(places)) < MOVED)
+    steps = torch.randn(old.shape, dtype=old.dtype, device="cpu").to(old.device) * (uniform(len(places)) < MOVED)
     scaled = old * (10 ** (2 * uniform(1) - 1.5) * steps).exp()
     crossed = old + CROSSING * (someone() - someone())[..., places]
     half = (torch.arange(n_children, device=old.device) % 2 == 0)[:, None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
 import inspect
@@ -21,6 +20,7 @@ from sklm.curves.cost import cost_of_starts
 from sklm.curves.formula import RESERVED, Formula, parsed
 from sklm.curves.start import find_starts
 from sklm.engine.losses import Loss
+from sklm.engine.memory import is_out_of_memory
 
 Bounds = Mapping[str, tuple[float | None, float | None]]
 
@@ -256,7 +256,7 @@ class Curve(nn.Module):
         first = {name: p.item() for name, p in self._parameters.items() if p is not None}
         unset = [name for name in free if name not in self._given]
         searched = unset
-        if unset and len(self._inputs) == 1:
+        if unset and len(self._inputs) == 1 and type(self).guess is not Curve.guess:
             x = X.reshape(len(X), -1)[:, next(iter(self._inputs.values()))].to(y.dtype)
             order = torch.argsort(x, stable=True)
             guessed = self.guess(x[order], y[order], weights[order])
@@ -273,7 +273,7 @@ class Curve(nn.Module):
         others: list[dict[str, float]] = []
         best = self._inside_bounds(first, free) | given
         knows_bounds = all(best[name] == first[name] for name in unset)
-        with contextlib.suppress(RuntimeError):  # a function that torch cannot batch starts from 1
+        try:
             if not y.is_floating_point():  # classes have no scale
                 return [best]
             if searched or not knows_bounds or (unset and not cost.is_square):
@@ -284,6 +284,9 @@ class Curve(nn.Module):
             if n_starts > 1:
                 centers = set(free) - set(searched)
                 others = find_starts(*data, {**first, **best}, free, centers, self._box, n_starts=n_starts - 1)
+        except RuntimeError as error:  # a function that torch cannot batch starts from 1
+            if is_out_of_memory(error):
+                raise
         return [best, *(self._inside_bounds(start, free) for start in others)]
 
     def _inside_bounds(self, start: Mapping[str, float], names: list[str]) -> dict[str, float]:

@@ -76,8 +76,10 @@ def find_starts(
     guess : mapping of str to float, default=None
         Values of the parameters `moved` that are compared with the best of the candidates.
     """
-    order = torch.argsort(X.reshape(len(X), -1)[:, 0], stable=True)
-    X, cost = X[order], cost.take(order)
+    first = X.reshape(len(X), -1)[:, 0]
+    if bool((first.diff() < 0).any()):
+        order = torch.argsort(first, stable=True)
+        X, cost = X[order], cost.take(order)
     every = X, cost
     rows, shares = _telling(cost.y, cost.weights, MAX_ROWS)
     draws = Draws(X, cost.y, cost.weights, rows)
@@ -186,7 +188,7 @@ def _best(curve: Callable[[Tensor, Tensor], Tensor], points: Tensor, X: Tensor, 
     differ = (points - points[losses.argmin()]).abs() > TIED * points.abs()
     if bool((tied & differ.any(1)).any()) and len(X) > 1 and X.is_floating_point():
         starts = torch.randperm(len(X) - 1, device="cpu")[:GAPS].to(X.device)
-        along = torch.rand(len(starts), BETWEEN, dtype=X.dtype).to(X.device).sort(1).values
+        along = torch.rand(len(starts), BETWEEN, dtype=X.dtype, device="cpu").to(X.device).sort(1).values
         along = torch.nn.functional.pad(torch.nn.functional.pad(along, (1, 0)), (0, 1), value=1.0)
         along = along.reshape(*along.shape, *(1,) * (X.ndim - 1))
         paths = torch.lerp(X[starts][:, None], X[starts + 1][:, None], along).flatten(0, 1)

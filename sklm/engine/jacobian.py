@@ -41,7 +41,7 @@ from sklm.engine.inputs import (
 )
 from sklm.engine.layerwise import LayerwiseJacobian
 from sklm.engine.memory import is_out_of_memory
-from sklm.engine.modes import quiet_forward_mode
+from sklm.engine.modes import plain_attention, quiet_forward_mode
 from sklm.engine.scalars import ScalarJacobian, with_differences
 from sklm.engine.trial import Trial
 
@@ -101,7 +101,13 @@ class ModuleFunction:
                 "all trainable parameters of `module` must be float32 or all float64, on one device; got "
                 f"{', '.join(sorted(f'{dtype} on {device}' for dtype, device in kinds))}. Use module.to(...)."
             )
-        bounded = [path for path, part in named if getattr(part, "max_norm", None) is not None]
+        bounded = [
+            path
+            for path, part in named
+            if isinstance(part, nn.Embedding | nn.EmbeddingBag)
+            and part.max_norm is not None
+            and part.weight.requires_grad
+        ]
         if bounded:
             raise ValueError(
                 f"`module` changes its parameters in forward: {bounded[0] or 'it'} is a layer with `max_norm`; use one "
@@ -120,6 +126,7 @@ class ModuleFunction:
         self.places = [(f"{path}.{name}" if path else name, i) for path, _, name, i in found]
         self._slots = [(owner, name, i) for _, owner, name, i in found]
         self.functional = FunctionalJacobian()
+        self._has_forward_mode = True  # until it was wanted
         self._gram_works = True
         self.all_scalar = all(p.ndim == 0 for p in self.parameters.values())
         self.scalars: ScalarJacobian | None = None
@@ -462,12 +469,17 @@ class ModuleFunction:
         def outputs(point: Tensor) -> Tensor:
             return self.outputs(point, inputs)
 
-        with quiet_forward_mode():
+        tangent: Tensor | None = None
+        if self._has_forward_mode:
             try:
-                tangent: Tensor = torch.func.jvp(outputs, (vector,), (direction,))[1]
+                with quiet_forward_mode():
+                    tangent = torch.func.jvp(outputs, (vector,), (direction,))[1]
             except RuntimeError as error:
                 if is_out_of_memory(error):
                     raise
+                self._has_forward_mode = False  # the module has run before
+        if tangent is None:
+            with plain_attention():
                 tangent = self._twice_backward(vector, direction, inputs)
         return tangent
 

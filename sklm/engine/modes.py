@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-_RNG_LOCK = threading.RLock()
+_RNG_LOCK, _ATTENTION_LOCK = threading.RLock(), threading.RLock()
 
 
 @contextmanager
@@ -80,7 +80,14 @@ def steady_batchnorm(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def quiet_forward_mode() -> Iterator[None]:
-    """Hide what torch warns of itself when forward mode is first used, and let attention take a form that has it."""
-    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+    """Hide what torch warns of itself when forward mode is first used."""
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
+        yield
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Let attention take the form that has second derivatives; one thread at a time, as torch's choice is global."""
+    with _ATTENTION_LOCK, sdpa_kernel(SDPBackend.MATH):
         yield

@@ -17,7 +17,7 @@ from sklm.engine.modes import quiet_forward_mode
 
 STEPS = 50
 SAME = 1e-6  # relative difference of losses below which the earlier start is kept
-FALLEN, MAX_IDLE = 1e-9, 3  # relative fall of a loss that counts, and steps without one after which all have ended
+FALLEN, MAX_IDLE = 1e-9, 8  # relative fall of a loss that counts, and steps without one after which all have ended
 MAX_ELEMENTS = 2**22  # of the Jacobians of all starts; beyond, rows are left out evenly
 
 

@@ -305,6 +305,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         """Go on from the penalty that another optimizer has found, where both look for it."""
         if self.bayes and other.bayes:
             self.param_groups[0]["alpha"], self._has_alpha = other.param_groups[0]["alpha"], other._has_alpha
+            self.starts_low = other.starts_low
 
     def forget(self) -> None:
         """Drop what a step keeps for a next one on the same data: the outputs, with their graph."""
@@ -654,6 +655,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             "accelerates": self._accelerates,
             "first_gradient": self._first_gradient,
             "has_alpha": self._has_alpha,
+            "starts_low": self.starts_low,
+            "rows_per_weight": self.rows_per_weight,
             "function": self.function.state_dict(),
         }
         return state
@@ -675,6 +678,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         self.n_steps, self.seed = own["n_steps"], own["seed"]
         self._accelerates, self._first_gradient = own["accelerates"], own["first_gradient"]
         self._has_alpha = own["has_alpha"]
+        self.starts_low = own.get("starts_low", False)
+        self.rows_per_weight = own.get("rows_per_weight", self.rows_per_weight)
         self.damping.load_state_dict(own["damping"])
         if "function" in own:
             self.function.load_state_dict(own["function"])
