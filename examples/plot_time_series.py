@@ -111,7 +111,7 @@ right.legend(loc="upper left", ncols=3)
 plt.show()
 
 # %%
-# Take away: with three to eight lags the network predicts better than the linear autoregression, as the rise of a cycle
+# Take away: with three to six lags the network predicts better than the linear autoregression, as the rise of a cycle
 # is steeper than its fall, which no linear model knows. Its free run keeps cycling, where the linear one fades to the
 # mean. But compare before you rely on it: a linear autoregression that sees nearly a whole cycle gets the lower error
 # one year ahead on these held-out years, whose cycles are higher than those of the training years, and both are much
