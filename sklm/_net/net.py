@@ -384,17 +384,17 @@ class LMNet(WithFiles):
         ended = f"{run.verdict} after {self.n_iter_} {epochs}{f' ({run.start})' if run.start else ''}"
         self.message_ = f"{ended}{': ' if reason else ''}{reason}."
 
-    def _score_of_run(self, last: dict[str, Any]) -> tuple[bool, float]:
+    def _score_of_run(self, last: dict[str, Any]) -> float:
         """Return what the run is compared with others by, for the epoch that it ends with."""
         run = self._run
         if self.early_stopping or (self._by_evidence and run.best_epoch):
-            return False, run.best_score
+            return run.best_score
         if self._by_evidence:
-            evidence = last["log_evidence"]
-            return True, math.inf if math.isnan(evidence) else -evidence
+            evidence: float = last["log_evidence"]
+            return math.inf if math.isnan(evidence) else -evidence
         if not run.on_all and run.train is not None:  # the losses of small batches do not compare
-            return False, self._loss(run.train)
-        return False, self.loss_
+            return self._loss(run.train)
+        return self.loss_
 
     def _describe_epochs(self, rows: list[dict[str, Any]], last: dict[str, Any]) -> None:
         """Set the fitted attributes that the rows of the history tell, for the parameters of the epoch `last`."""

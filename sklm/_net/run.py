@@ -66,7 +66,7 @@ class Run:
     is_constant: bool = False  # whether the outputs are, where the targets are not
     further: str = ""  # "strategy" or "alpha": another one than the first run from the same start had
     start: str = ""  # which one of several
-    score: tuple[bool, float] = (True, math.inf)  # what runs are compared by; True where the evidence means nothing
+    score: float = math.inf  # what runs are compared by
     train: TensorData | None = None  # the rows used for training
     is_new: bool = False  # whether the batches are not those of the run before
     on_all: bool = True  # whether the steps of this epoch are on all rows

@@ -54,8 +54,10 @@ FIRST_SHARE = 1.0  # of the loss at the start: the first alpha, for weights of o
 DEEP_SHARE = 0.1  # the same for more than two weight matrices: a large alpha draws their product to zero, for good
 LOW_SHARE = 1e-2  # of that in place of one: where a large alpha draws the weights to zero
 LARGEST_CHANGE = 10.0  # of alpha in a step: far from the minimum its estimate says little
-NEAR = 15.0  # loss over phi above the minimum: farther from there Laplace's approximation says nothing
+NEAR = 30.0  # loss over phi above the minimum: farther from there Laplace's approximation says nothing
+HELD = 15.0  # the same, above which a low alpha is held
 LEAST_EFFECTIVE = 1e-3  # number of parameters below which all weights are zero
+LEAST_DISPERSION = 1e-300
 LEAST_DOF = 0.01  # of the rows that count for phi, however many parameters there are
 ROUNDING = 1e-12  # relative, of phi
 LOSS_TOLERANCE = 1e-5  # relative reduction of the loss at which the weights have settled, if alpha has: to sqrt(ftol)
@@ -137,8 +139,8 @@ def has_dispersion(criterion: Loss, n_outputs: int) -> bool:
 
 def fitted_dispersion(criterion: Elementwise, mean: float, share: float) -> float:
     """Return phi for a mean of rho, and the share of the rows that is left by the parameters."""
-    largest = max(2 * mean / share, 1e-300)  # that of normal noise, which has the shortest tails
-    if isinstance(criterion, SquaredError) or mean <= 1e-300:
+    largest = max(2 * mean / share, LEAST_DISPERSION)  # that of normal noise, which has the shortest tails
+    if isinstance(criterion, SquaredError) or mean <= LEAST_DISPERSION:
         return largest
 
     def excess(log_phi: float) -> float:
@@ -149,7 +151,7 @@ def fitted_dispersion(criterion: Elementwise, mean: float, share: float) -> floa
         largest = min(largest, (1 - 1e-9) * criterion.delta**2)
     if excess(math.log(largest)) <= ROUNDING:
         return largest
-    least = max(min(largest, mean) / 4, 1e-300)
+    least = max(min(largest, mean) / 4, LEAST_DISPERSION)
     return math.exp(optimize.brentq(excess, math.log(least), math.log(largest), xtol=ROUNDING))
 
 
@@ -220,4 +222,6 @@ def estimate(
     )
     wanted = phi * decided / size if decided >= LEAST_EFFECTIVE and size else alpha  # else there is nothing to fit
     change = min(max(wanted / alpha, 1 / LARGEST_CHANGE), LARGEST_CHANGE)
+    if phi <= LEAST_DISPERSION:  # nothing is left to fall
+        decrement = 0.0
     return Evidence(change * alpha, decided + of_others, log_evidence, total * decrement / 2 / phi)

@@ -46,6 +46,7 @@ from sklm.engine.bounds import Box
 from sklm.engine.convergence import ConvergenceTests, largest
 from sklm.engine.damping import Damping, resolve_damping
 from sklm.engine.evidence import (
+    HELD,
     LOSS_TOLERANCE,
     LOW_SHARE,
     NEAR,
@@ -366,7 +367,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if found is None:
             return replace(result, alpha=alpha)
         changed, is_near = found.alpha * weight, found.decrement <= NEAR
-        if self.starts_low and not is_near and has_dispersion(self.criterion, point.outputs.shape[1]):
+        if self.starts_low and not found.decrement <= HELD and has_dispersion(self.criterion, point.outputs.shape[1]):
             changed = min(changed, alpha)
         change = abs(math.log(changed / alpha))
         falls = 1 - point.loss / start.loss if start.loss else 0.0
