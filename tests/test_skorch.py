@@ -281,7 +281,7 @@ def test_resume_continues_exactly(tmp_path, params):
 @pytest.mark.parametrize("alpha", [0.1, "bayes"])
 def test_resume_of_the_default_network(tmp_path, alpha):
     settings = {"alpha": alpha, "random_state": 0}
-    straight = LMRegressor(max_epochs=3, **settings).fit(X, Y).partial_fit(X, Y)
+    straight = LMRegressor(max_epochs=6, **settings).fit(X, Y)
     LMRegressor(max_epochs=3, callbacks=[Checkpoint(monitor=None, dirname=str(tmp_path))], **settings).fit(X, Y)
     resumed = LMRegressor(max_epochs=3, callbacks=[LoadInitState(Checkpoint(dirname=str(tmp_path)))], **settings).fit(
         X, Y
