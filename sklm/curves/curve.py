@@ -272,10 +272,10 @@ class Curve(nn.Module):
         given = {name: first[name] for name in free if name in self._given}
         others: list[dict[str, float]] = []
         best = self._inside_bounds(first, free) | given
+        if not y.is_floating_point():  # classes have no scale
+            return [best]
         knows_bounds = all(best[name] == first[name] for name in unset)
         try:
-            if not y.is_floating_point():  # classes have no scale
-                return [best]
             if searched or not knows_bounds or (unset and not cost.is_square):
                 guess = None if searched else best
                 (found,) = find_starts(*data, first, unset, set(), self._box, guess=guess)
