@@ -10,12 +10,13 @@ where the evidence sets alpha, with its wide prior on the biases too.
 Weights are relative precisions, or with `absolute_sigma` (s = 1) true ones, as `sigma` in `scipy.optimize.curve_fit`: n
 counts the rows with a positive weight.
 
-* Several outputs have a variance s_k^2 each, with n - p_eff / n_outputs degrees of freedom, and
-  C = H^-1 (sum_k s_k^2 H_k) H^-1 with the curvature H_k of output k: exact for outputs that share no parameter.
+* The residuals of several outputs have a covariance S = sum w_i r_i r_i' / dof, with dof = n - p_eff / n_outputs, and
+  C = H^-1 (sum w_i J_i' S J_i) H^-1; with `absolute_sigma` S = I.
 * Robust losses: the curvature of output k is H_k times psi_k', the mean of psi' by the weights, and s_k^2 is replaced
-  by n / dof (sum w^2 psi^2 / sum w) / psi_k'^2, the variance of an M-estimator (Huber 1981, "Robust statistics", eq.
-  7.6.7); with `absolute_sigma` by that over the robust variance of the residuals, both at least 1. Weights that go with
-  the inputs ask for the sandwich, as psi then does too.
+  by K_k^2 n / dof (sum w^2 psi^2 / sum w) / psi_k'^2, the variance of an M-estimator, with K_k = 1 + (p_eff / n) times
+  the variance of psi' over psi_k'^2 (Huber 1981, "Robust statistics", eq. 7.6.5 to 7.6.7); S likewise; with
+  `absolute_sigma` by that over the robust variance of the residuals, both at least 1, and S is diagonal. Weights that go
+  with the inputs ask for the sandwich, as psi then does too.
 * Likelihoods (Poisson, cross-entropy): C is the inverse Fisher information.
 * ``"sandwich"``: C = n / (n - p) H^-1 (sum w_i^2 g_i g_i') H^-1 with the gradients g_i of the samples (White 1980; HC1
   of MacKinnon and White 1985), valid when the variance of the noise differs from sample to sample. For robust losses
@@ -342,16 +343,9 @@ class _Curvature:
         else:
             chi_square = fit = 2 * float(problem.weights @ self.loss.value(self.outputs, self.targets))
         known = problem.absolute_sigma or not self.has_residuals
-        noise = torch.ones_like(variance) if known else variance
-        if self.is_robust:
-            psi = self.loss.gradient(self.outputs, self.targets)
-            noise = (weights * psi).square().sum(0) / weights.sum() * n_samples / (dof or math.nan)
-            noise = noise / torch.where(self.slopes == 0, math.nan, self.slopes).square()
-            if known:  # the errors have variance 1, so least squares is the best there is
-                noise = (noise / variance.clamp_min(1)).nan_to_num(nan=1.0).clamp_min(1)
-        if self._barely_curved():
-            noise = torch.full_like(noise, math.nan)
-        root = self._root(noise, dof)
+        noise = self._noise_root(variance, dof, known=known)
+        dispersion = noise.square().sum(0).mean()
+        root = self._root(noise, dispersion, dof)
         full, null = self._over_all(root), self._over_all(self.null.T)
         scale = self._over_all(self.scale, 1.0)
         covariance = (full.T @ full).cpu().numpy()
@@ -375,7 +369,7 @@ class _Curvature:
             dof=math.inf if known else dof,
             residual_variance=variance.cpu().numpy(),
             chi_square=chi_square,
-            dispersion=1.0 if known else float(noise.mean()),
+            dispersion=1.0 if known else float(dispersion),
             aic=fit + 2 * n_params,
             bic=fit + math.log(n_observations) * n_params,
             unidentified=unidentified,
@@ -389,18 +383,35 @@ class _Curvature:
         full[..., self.free] = values
         return full
 
-    def _root(self, noise: Tensor, dof: float) -> Tensor:
+    def _noise_root(self, variance: Tensor, dof: float, *, known: bool) -> Tensor:
+        """Return a matrix whose Gram matrix is the covariance of the noise of the outputs: S of the module text."""
+        weights = self.problem.weights[:, None]
+        if self._barely_curved():
+            return torch.diag(torch.full_like(variance, math.nan))
+        if known and not (self.is_robust and dof):
+            return torch.diag(torch.ones_like(variance))
+        if not dof:
+            return torch.diag(torch.full_like(variance, math.nan))
+        if not self.is_robust:
+            return _triangle(weights.sqrt() * (self.outputs - self.targets)) / math.sqrt(dof)
+        psi = weights * self.loss.gradient(self.outputs, self.targets) / weights.sum().sqrt()
+        spread = self.n_samples / self.n_curved - 1  # variance of psi' over its squared mean
+        inflation = (1 + self.n_effective / self.n_outputs / self.n_samples * spread) / self.slopes
+        noise = _triangle(psi * inflation) * math.sqrt(self.n_samples / dof)
+        if known:  # the errors have variance 1, so least squares is the best there is
+            relative = noise.square().sum(0) / variance.clamp_min(1)
+            noise = torch.diag(relative.nan_to_num(nan=1.0).clamp_min(1).sqrt())
+        return noise
+
+    def _root(self, noise: Tensor, dispersion: Tensor, dof: float) -> Tensor:
         """Return a matrix whose Gram matrix is the covariance over the free parameters."""
         inverse_root = self.inverse_root
         if self.kind == "classical":
             if self.n_outputs == 1 or not self.has_residuals:
-                return noise[0].sqrt() * inverse_root.T
-            parts = [noise.mean().sqrt() * torch.diag(self.penalty.sqrt())]
-            for k in range(self.n_outputs):
-                factor = torch.zeros_like(self.outputs)[:, None, :]
-                factor[:, 0, k] = self.problem.weights.sqrt()
-                parts.append(noise[k].sqrt() * self.shares[k] * self.reduced(factor))
-            return torch.cat(parts) @ inverse_root @ inverse_root.T
+                return dispersion.sqrt() * inverse_root.T
+            factor = self.problem.weights.sqrt()[:, None, None] * noise * self.shares
+            penalty = dispersion.sqrt() * torch.diag(self.penalty.sqrt())
+            return torch.cat([penalty, self.reduced(factor)]) @ inverse_root @ inverse_root.T
         gradient = self.loss.gradient(self.outputs, self.targets) * self.problem.weights[:, None]
         if self._barely_curved():
             gradient = torch.full_like(gradient, math.nan)
@@ -430,6 +441,10 @@ class _Curvature:
             )
             reasons |= {name: why for name in names if name not in reasons}
         return reasons, sentences
+
+
+def _triangle(rows: Tensor) -> Tensor:
+    return torch.linalg.qr(rows, mode="r").R
 
 
 def _listed(names: list[str]) -> str:

@@ -183,6 +183,27 @@ def test_outputs_are_fits_of_their_own(kind, cov_type, weights, criterion):
     assert model.dof_ == pytest.approx(36)
 
 
+@pytest.mark.parametrize("weights", [None, np.linspace(0.5, 2, 30)], ids=["unit", "weights"])
+def test_outputs_with_noise_in_common_that_share_a_parameter(weights):
+    z = np.linspace(0, 1, 30)
+    noise = np.random.default_rng(0).multivariate_normal([0, 0], [[0.04, 0.057], [0.057, 0.09]], 30)
+    y = np.column_stack([1 + 2 * z, -1 + 2 * z]) + noise
+
+    def two(x, a=1.0, b=1.0, c=0.0):
+        return torch.stack([a + b * x, c + b * x], 1)
+
+    model = LMRegressor(curve(two)).fit(z[:, None], y, sample_weight=weights)
+    root = np.ones(30) if weights is None else np.sqrt(weights)
+    J = root[:, None, None] * np.stack(
+        [np.stack([np.ones(30), z, np.zeros(30)], 1), np.stack([np.zeros(30), z, np.ones(30)], 1)], 1
+    )
+    r = root[:, None] * (model.predict(z[:, None]) - y)
+    S = r.T @ r / (30 - 3 / 2)
+    bread = np.linalg.inv(np.einsum("ika,ikb->ab", J, J))
+    assert_allclose(model.covariance_, bread @ np.einsum("ika,kl,ilb->ab", J, S, J) @ bread, rtol=RTOL)
+    assert S[0, 1] > 0.9 * np.sqrt(S[0, 0] * S[1, 1])  # the noise in common is seen
+
+
 @pytest.mark.parametrize("kind", ["classical", "sandwich"])
 def test_repeated_rows_are_rows(kind):
     oracle = sm.OLS(np.repeat(Y, COUNTS), np.repeat(DESIGN, COUNTS, axis=0))
@@ -281,9 +302,7 @@ def test_huber_is_that_of_statsmodels():
     oracle = sm.RLM(y, DESIGN, M=sm.robust.norms.HuberT()).fit(cov="H1", tol=1e-13, maxiter=500)
     model = fit_linear(y, criterion="huber", criterion__delta=1.345 * oracle.scale)
     assert_allclose(list(model.parameters_.values()), oracle.params, rtol=1e-5)
-    slope = np.abs(oracle.sresid) <= 1.345
-    small_sample = 1 + 4 / 40 * slope.var() / slope.mean() ** 2  # Huber's correction, which sklm does without
-    assert_allclose(model.covariance_, oracle.bcov_scaled / small_sample**2, rtol=1e-5, atol=1e-9)
+    assert_allclose(model.covariance_, oracle.bcov_scaled, rtol=1e-5, atol=1e-9)
 
 
 RHO = {  # psi and its derivative in residuals over delta, after scipy.optimize.least_squares
@@ -305,7 +324,8 @@ def test_robust_covariance_of_a_curve(name, kind):
     z = (decay(x, *model.parameters_.values()) - DECAY_Y) / delta
     psi, slope = delta * RHO[name][0](z), RHO[name][1](z)
     if kind == "classical":
-        bread, meat = np.linalg.inv(J.T @ J) / slope.mean(), psi @ psi / 57 * J.T @ J
+        inflation = 1 + 3 / 60 * slope.var() / slope.mean() ** 2
+        bread, meat = np.linalg.inv(J.T @ J) / slope.mean(), inflation**2 * psi @ psi / 57 * J.T @ J
     else:
         bread, meat = np.linalg.inv((J.T * slope) @ J), 60 / 57 * (J.T * psi**2) @ J
     assert_allclose(model.covariance_, bread @ meat @ bread, rtol=RTOL)

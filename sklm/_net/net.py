@@ -289,16 +289,18 @@ class LMNet(WithFiles):
         if run.progress is not None:
             run.progress.update(row)
         score, needed = row["train_loss"], run.best_score
+        if self._estimates_alpha and not run.is_near:
+            run.far_epoch = row["epoch"]
         if self.early_stopping:
-            score = row.get("valid_loss", math.nan)
+            # on its way a low alpha fits the noise, which a few validation rows may like
+            counts = run.is_near or run.further != "alpha"
+            score = row.get("valid_loss", math.nan) if counts else math.nan
         elif self._by_evidence:  # a later epoch fits more closely, so it takes the place of one that is hardly better
             score = -row["log_evidence"] if run.is_near else math.nan
             run.least_score = min(run.least_score, score)  # in this order a nan does not count
             needed = run.least_score + EVIDENCE_NOISE
             change = max(row["alpha"], run.landmark_alpha) / min(row["alpha"], run.landmark_alpha)
-            if not run.is_near:
-                run.far_epoch = row["epoch"]
-            elif score < run.landmark - EVIDENCE_NOISE or (change > ALPHA_CHANGE and math.isfinite(score)):
+            if score < run.landmark - EVIDENCE_NOISE or (change > ALPHA_CHANGE and math.isfinite(score)):
                 run.landmark, run.landmark_alpha, run.landmark_epoch = score, row["alpha"], row["epoch"]
         if score < needed:
             # with the full batch, and without validation or evidence, the last parameters are the best
