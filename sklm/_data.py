@@ -319,6 +319,11 @@ def validate_inputs(estimator: Any, X: Any, *, reset: bool) -> Any:
     try:
         return validate_data(estimator, as_array(X), reset=reset, dtype=dtype, allow_nd=True)
     except (TypeError, ValueError) as error:
+        if issparse(X) and isinstance(error, TypeError):
+            advice = (
+                "In a pipeline pass OneHotEncoder(sparse_output=False), and sparse_threshold=0 to ColumnTransformer."
+            )
+            raise TypeError(f"{error} {advice}") from error
         columns = [str(name) for name in getattr(X, "columns", []) if not _holds_numbers(X[name])]
         if not columns or (isinstance(error, ValueError) and "convert" not in str(error)):
             raise

@@ -659,13 +659,43 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
                 f"`module` must return {'one column' if one_column else f'{n_classes} columns, one per class'} for "
                 f"{n_classes} classes with criterion {self.criterion!r}; it returned {n_outputs}."
             )
+        self._check_takes(loss, outputs)
         return loss
+
+    def _check_takes(self, loss: Loss, outputs: Tensor) -> None:
+        """Raise where the module returns probabilities and the loss takes their logits or logarithms."""
+        if not _are_probabilities(self.module_, outputs):
+            return
+        twin = _twin_or_self(loss)
+        last = "Softmax" if outputs.shape[1] > 1 else "Sigmoid"
+        if isinstance(twin, TorchLoss) and isinstance(twin.criterion, nn.NLLLoss):
+            raise ValueError(
+                "`module` returns probabilities, but `criterion` NLLLoss takes their logarithms; end the module with "
+                "LogSoftmax, or without either and with criterion='log_loss'."
+            )
+        if isinstance(twin, CrossEntropy) or (isinstance(twin, BinaryCrossEntropy) and twin.from_logits):
+            other = "" if outputs.shape[1] > 1 else ", or pass criterion=torch.nn.BCELoss"
+            raise ValueError(
+                f"`module` returns probabilities, but `criterion` {self.criterion!r} takes logits and applies {last} "
+                f"itself; leave the last {last} out{other}. `predict_proba` gives probabilities all the same."
+            )
 
     def _strata(self, data: Data, n_valid: int) -> np.ndarray | None:
         """Return the labels, unless a class is too small to be on both sides of the split."""
         labels, counts = np.unique(data.y, return_counts=True)
         n_smaller = min(n_valid, len(data) - n_valid)
         return data.y if counts.min() >= 2 and n_smaller >= len(labels) else None
+
+
+def _are_probabilities(module: nn.Module, outputs: Tensor) -> bool:
+    """Return whether a module surely ends in Softmax or Sigmoid; a softmax tells itself by the sums of its rows."""
+    last = list(module.modules())[-1]
+    if not len(outputs) or not bool(((outputs >= 0) & (outputs <= 1)).all()):
+        return False
+    if outputs.shape[1] == 1:
+        return isinstance(last, nn.Sigmoid)
+    sums_to_one = bool(((outputs.sum(1) - 1).abs() <= 1e-5).all())
+    return sums_to_one and (isinstance(last, nn.Softmax) or not bool((outputs == outputs[:1]).all()))
 
 
 def _twin_or_self(loss: Loss) -> Loss:

@@ -15,8 +15,8 @@ counts the rows with a positive weight.
 * Robust losses: the curvature of output k is H_k times psi_k', the mean of psi' by the weights, and s_k^2 is replaced
   by K_k^2 n / dof (sum w^2 psi^2 / sum w) / psi_k'^2, the variance of an M-estimator, with K_k = 1 + (p_eff / n) times
   the variance of psi' over psi_k'^2 (Huber 1981, "Robust statistics", eq. 7.6.5 to 7.6.7); S likewise; with
-  `absolute_sigma` by that over the robust variance of the residuals, both at least 1, and S is diagonal. Weights that go
-  with the inputs ask for the sandwich, as psi then does too.
+  `absolute_sigma` by that over the robust variance of the residuals, both at least 1, and S is diagonal. Weights that
+  go with the inputs ask for the sandwich, as psi then does too.
 * Likelihoods (Poisson, cross-entropy): C is the inverse Fisher information.
 * ``"sandwich"``: C = n / (n - p) H^-1 (sum w_i^2 g_i g_i') H^-1 with the gradients g_i of the samples (White 1980; HC1
   of MacKinnon and White 1985), valid when the variance of the noise differs from sample to sample. For robust losses
@@ -53,6 +53,7 @@ LEAK = 1e-6  # share of a prediction's derivative in such directions from which 
 NO_DOF = 1e-9  # degrees of freedom, relative to the rows, that are rounding
 MAD = 1.4826  # standard deviation of a normal variable over the median of its size
 FLAT = 1e-6  # psi' over psi / r that is rounding
+NUDGE = 1e-4  # of a parameter, to see whether it changes the outputs
 SHARE = 1e-2  # of a direction that the data do not determine: a parameter with less does not belong to it
 
 
@@ -418,6 +419,16 @@ class _Curvature:
         correction = math.sqrt(self.n_samples / dof) if dof else math.nan
         return correction * self.reduced(gradient[:, None, :]) @ inverse_root @ inverse_root.T
 
+    def _moves_outputs(self, index: int) -> bool:
+        """Return whether the outputs change in proportion to a parameter, a tenth as much for a tenth of the change."""
+        changes = []
+        for size in (NUDGE, NUDGE / 10):
+            theta = self.theta.clone()
+            theta[index] += size * max(1.0, abs(float(theta[index])))
+            moved = self.function.outputs(theta, self.problem.inputs)
+            changes.append(float(torch.linalg.vector_norm(moved - self.outputs)))
+        return 0.05 < changes[1] / (changes[0] or math.inf) < 0.5
+
     def _missing(self, names: list[str], dof: float, is_finite: bool) -> tuple[dict[str, str], list[str]]:
         """Return why parameters have no standard error, and sentences about those that are not told apart."""
         reasons = {names[i]: f"at its bound {float(self.theta[i])!r}" for i in self.held}
@@ -425,6 +436,12 @@ class _Curvature:
         sentences = []
         for direction in self.null.T:
             members = [names[positions[i]] for i in (direction.abs() > SHARE).nonzero()[:, 0].tolist()]
+            if len(members) == 1 and self._moves_outputs(names.index(members[0])):
+                sentences.append(
+                    f"the outputs depend on parameter {members[0]}, but their derivative by it is zero; compute them "
+                    "with torch operations, without the math module, .item(), .detach() or .numpy()"
+                )
+                continue
             if len(members) == 1:
                 sentences.append(f"parameter {members[0]} has no influence on the loss")
                 continue

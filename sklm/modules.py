@@ -29,6 +29,7 @@ ELSEWHERE = {  # names of MATLAB and torch
     "swish": "silu",
 }
 SLOPE = 0.25  # flatter than the 0.7 of Nguyen and Widrow
+OF_CONSTANT = 1e-3  # scale of targets that are all the same, relative to them
 
 
 class MLP(nn.Module):
@@ -78,7 +79,8 @@ class MLP(nn.Module):
         if any(isinstance(size, bool) or not isinstance(size, numbers.Integral) or size < 1 for size in hidden):
             raise ValueError(f"`module__hidden_layer_sizes` must be integers >= 1; got {hidden_layer_sizes!r}.")
         if not isinstance(activation, str) or activation not in ACTIVATIONS:
-            meant = ELSEWHERE.get(activation) if isinstance(activation, str) else None
+            plain = str(activation).lower()
+            meant = plain if plain in ACTIVATIONS else ELSEWHERE.get(plain)
             raise ValueError(
                 f"`module__activation` must be one of {', '.join(map(repr, ACTIVATIONS))}; got {activation!r}"
                 + (f"; did you mean {meant!r}?" if meant else "; for another pass a module of your own.")
@@ -118,9 +120,14 @@ class MLP(nn.Module):
                 "`forward` takes them."
             )
         self._check_columns(X)
-        self.x_mean, self.x_scale = _mean_and_scale(X.to(self.x_mean.dtype), sample_weight)
+        self.x_mean, scale = _mean_and_scale(X.to(self.x_mean.dtype), sample_weight)
+        self.x_scale = torch.where(scale > 0, scale, 1.0)
         if y.is_floating_point():
-            self.y_mean, self.y_scale = _mean_and_scale(y.reshape(len(y), -1), sample_weight)
+            mean, scale = _mean_and_scale(y.reshape(len(y), -1), sample_weight)
+            of_constant = torch.where(mean == 0, 1.0, OF_CONSTANT * mean.abs())
+            if bool((scale > 0).any()):  # losses are sums over the outputs, in their units
+                of_constant = scale[scale > 0].min()
+            self.y_mean, self.y_scale = mean, torch.where(scale > 0, scale, of_constant)
 
     def _check_columns(self, X: Tensor) -> None:
         if torch.jit.is_tracing() or not isinstance(X, Tensor) or not X.ndim:  # type: ignore[attr-defined, no-untyped-call]
@@ -160,11 +167,11 @@ def nguyen_widrow_(linear: nn.Linear, *, steepness: float = 1.0) -> None:
 
 
 def _mean_and_scale(values: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return weighted mean and standard deviation of the columns; 1 where a column is constant."""
+    """Return weighted mean and standard deviation of the columns; for a constant one its value and 0."""
     share = torch.full_like(values[:, 0], 1 / len(values)) if weights is None else weights / weights.sum()
     mean = share @ values
     size = (values - mean).abs().amax(0).clamp_min(torch.finfo(values.dtype).tiny)  # squares of huge numbers overflow
     scale = (share @ ((values - mean) / size).square()).sqrt() * size
     constant = (values == values[:1]).all(0) | (scale == 0)
     one = values[0] if weights is None else values[weights.argmax()]
-    return torch.where(constant, one, mean), torch.where(constant, 1.0, scale)  # a mean has rounding errors
+    return torch.where(constant, one, mean), torch.where(constant, 0.0, scale)  # a mean has rounding errors

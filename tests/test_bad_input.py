@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
@@ -285,6 +286,14 @@ def test_wrong_data_in_a_refit(data, message, warm_start):
     assert_refit_refused(regressor(warm_start=warm_start).fit(X, Y), message, rows=X, **data)
 
 
+@pytest.mark.parametrize("module", [linear, "a * x0"], ids=["network", "formula"])
+def test_sparse_data_ask_for_dense_ones(module):
+    with pytest.raises(
+        TypeError, match=r"dense data is required.* In a pipeline pass OneHotEncoder\(sparse_output=False"
+    ):
+        regressor(module=module).fit(csr_matrix(X), Y)
+
+
 WRONG_LABELS = {
     "continuous": (Y, "Unknown label type"),
     "nan": (with_value((Y > 0).astype(float), np.nan), "Input y contains NaN"),
@@ -436,6 +445,30 @@ def test_module_that_does_not_fit(module, message):
             "between 0 and 1",
             id="logits for BCELoss",
         ),
+        pytest.param(
+            nn.Sequential(nn.Linear(2, 2), nn.Softmax(1)), {}, LABELS, "leave the last Softmax out", id="Softmax"
+        ),
+        pytest.param(
+            Returning(lambda out: torch.cat([out, out.square()], 1).softmax(1)),
+            {"criterion": nn.CrossEntropyLoss()},
+            LABELS,
+            "leave the last Softmax out",
+            id="a softmax that is no layer",
+        ),
+        pytest.param(
+            nn.Sequential(nn.Linear(2, 2), nn.Softmax(1)),
+            {"criterion": nn.NLLLoss},
+            LABELS,
+            "NLLLoss takes their logarithms; end the module with LogSoftmax",
+            id="Softmax for NLLLoss",
+        ),
+        pytest.param(
+            nn.Sequential(nn.Linear(2, 1), nn.Sigmoid()),
+            {},
+            LABELS,
+            "leave the last Sigmoid out, or pass criterion=torch.nn.BCELoss",
+            id="Sigmoid",
+        ),
     ],
 )
 def test_classifier_module_that_does_not_fit(module, params, labels, message):
@@ -568,6 +601,7 @@ def test_modules_that_would_fit_wrongly_in_silence(module, message):
     [
         ("hidden_layer_sizes", "module__hidden_layer_sizes"),
         ("max_iter", "max_epochs"),
+        ("tol", "ftol"),
         ("maxiter", "max_epochs"),  # near a name that is known, but not one of its own
         ("learning_rate", "lr"),
         ("mu", "damping__initial"),

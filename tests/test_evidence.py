@@ -13,7 +13,7 @@ from sklearn.datasets import load_diabetes, load_iris, make_regression
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import BayesianRidge
 from sklearn.metrics import r2_score
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, train_test_split
 from skorch.callbacks import Callback
 from torch import nn
 from torch.utils.data import Subset
@@ -211,6 +211,27 @@ def test_early_stopping_judges_by_the_validation_loss():
     model = LMRegressor(alpha="bayes", early_stopping=True, random_state=0).fit(X, y)
     valid = np.array(model.history_[:, "valid_loss"])
     assert model.alpha_ == model.history_[int(np.argmin(valid)), "alpha"]
+
+
+@QUIET
+@pytest.mark.parametrize("split", [7, 9])
+def test_early_stopping_does_not_take_a_network_on_its_way(split):
+    """A low first alpha fits the noise before it rises, which the few validation rows of these splits like."""
+    X, y = load_diabetes(return_X_y=True)
+    X, X_test, y, y_test = train_test_split(X, y, random_state=split)
+    settings = {"module__hidden_layer_sizes": (3,), "random_state": split}
+    scores = [LMRegressor(early_stopping=es, **settings).fit(X, y).score(X_test, y_test) for es in (False, True)]
+    assert scores[1] > scores[0] - 0.1  # 0.3 less otherwise
+
+
+@QUIET
+@pytest.mark.parametrize("seed", [2, 6])
+def test_early_stopping_waits_for_the_neighbourhood_of_a_minimum(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.uniform(-1, 1, (400, 2))
+    y = np.sin(8 * X[:, 0]) * np.cos(5 * X[:, 1])
+    model = LMRegressor(early_stopping=True, random_state=seed).fit(X, y + 0.05 * rng.standard_normal(400))
+    assert model.score(X, y) > 0.9
 
 
 @QUIET

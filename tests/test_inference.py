@@ -763,6 +763,23 @@ def test_parameter_without_influence():
     assert intervals["c"] == (-np.inf, np.inf)
 
 
+@pytest.mark.filterwarnings("ignore:the outputs depend on parameter a", "ignore:parameter a has no influence")
+@pytest.mark.parametrize(
+    ("function", "found"),
+    [
+        (lambda x, a=1.0, b=1.0: a.detach() + b * x, True),
+        (lambda x, a=0.0, b=1.0: a**2 + b * x, False),  # at its stationary point
+        (lambda x, a=1.0, b=1.0: 0 * a + b * x, False),
+    ],
+    ids=["detached", "square", "none"],
+)
+def test_parameter_whose_derivative_is_lost(function, found):
+    z = np.linspace(0, 1, 20)
+    model = LMRegressor(curve(function), random_state=0).fit(z[:, None], 1 + 2 * z)
+    assert ("but their derivative by it is zero; compute them with torch operations" in model.message_) == found
+    assert ("parameter a has no influence on the loss" in model.message_) != found
+
+
 def test_predictions_along_what_the_data_do_not_tell_have_no_small_error():
     """Columns that are equal in the data tell nothing about where they differ."""
     twice = np.column_stack([X[:, 0], X[:, 0]])

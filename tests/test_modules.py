@@ -76,14 +76,32 @@ def test_weights_are_repeated_rows():
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1e9, -1e-9], ids=str)
 @pytest.mark.parametrize("n_samples", [1, 3, 1000])
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
-def test_constant_columns_keep_scale_one(value, n_samples, weighted):
+def test_constant_columns(value, n_samples, weighted):
     x = torch.full((n_samples, 2), value, dtype=torch.float64)
     module = MLP(2, 1).double()
     module.init_from_data(x, x[:, 0], torch.rand(n_samples).double() + 0.1 if weighted else None)
     assert module.x_scale.tolist() == [1.0, 1.0]
-    assert module.y_scale.tolist() == [1.0]
+    assert module.y_scale.tolist() == [1e-3 * abs(value) or 1.0]
     torch.testing.assert_close(module.x_mean, x[0], rtol=1e-12, atol=0)
     assert torch.isfinite(module(x)).all()
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_constant_output_has_the_unit_of_the_others(unit):
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (120, 2))
+    y = np.column_stack([X[:, 0] * X[:, 1], np.full(120, 5.0), 3 * X[:, 0] + 0.1 * rng.standard_normal(120)])
+    model = LMRegressor(random_state=0).fit(X, y * [unit, unit, 10 * unit])
+    assert model.module_.y_scale[1] == model.module_.y_scale[0]
+    expected = LMRegressor(random_state=0).fit(X, y * [1, 1, 10]).predict(X)
+    np.testing.assert_allclose(model.predict(X) / unit, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("value", [1e-9, 7.0, -3e6])
+def test_constant_targets_are_predicted(value):
+    X = np.random.default_rng(0).standard_normal((60, 3))
+    model = LMRegressor(random_state=0).fit(X, np.full(60, value))
+    np.testing.assert_allclose(model.predict(X), value, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.bool], ids=str)

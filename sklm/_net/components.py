@@ -259,6 +259,9 @@ class WithParts(WithData):
         spread = outputs.amax(0) - outputs.amin(0)
         return bool((spread <= CONSTANT * wanted).all() & (wanted > 0).any())
 
+    def _has_constant_inputs(self, data: TensorData) -> bool:
+        return isinstance(data.X, Tensor) and bool((data.X[:1] == data.X).all())
+
     def _build_criterion(self, data: Data | None, seed: int = 0) -> Loss:
         loss = resolve_loss(self.criterion, self.get_params_for("criterion"))
         task = "classification" if self._is_classifier() else "regression"

@@ -376,7 +376,9 @@ class LMNet(WithFiles):
         if is_network and run.train is not None and self._is_constant(run.train):
             run.is_constant = True
             found = "the outputs are constant; try another random_state, n_init or damping"
-            if not isinstance(self.module_, MLP):
+            if self._has_constant_inputs(run.train):
+                found = "the outputs are constant, as all columns of X are"
+            elif not isinstance(self.module_, MLP):
                 found += ", or scale X and y to mean 0 and variance 1"
             reason = f"{reason}; {found}".removeprefix("; ")
         self.converged_ = run.verdict == "Converged"

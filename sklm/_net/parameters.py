@@ -26,6 +26,7 @@ HINTS = {
     "hidden_layer_sizes": "module__hidden_layer_sizes",
     "activation": "module__activation",
     "max_iter": "max_epochs",
+    "tol": "ftol",
     "learning_rate": "lr",
     "learning_rate_init": "lr",
     "loss": "criterion",

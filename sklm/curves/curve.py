@@ -395,7 +395,12 @@ def _formula_names(
                 f"`module` {formula.text!r}, read as a formula, uses no column of X; its columns are {', '.join(known)}"
                 + (" (also x)" if positions and n_features == 1 else "")
                 + (f"; did you mean {near[0]!r}?" if near else ".")
-                + ("" if positions else ' Names in a pipeline need `.set_output(transform="pandas")`.')
+                + (
+                    ""
+                    if positions
+                    else " For names of your own pass a DataFrame; after a transformer of a pipeline they "
+                )
+                + ("" if positions else 'need `.set_output(transform="pandas")`.')
             )
         strange = [name for name in formula.names if re.fullmatch(r"x\d*", name) and name not in inputs]
         if n_features > 1 and strange:

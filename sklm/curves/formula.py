@@ -28,7 +28,7 @@ MAX_DEPTH = 200  # Python's own limit on recursion is 1000 frames, of the caller
 MAX_NUMBER = 1e300
 MAX_SHOWN = 80  # characters of a formula in messages
 RESERVED = ("training", "bounds", "fixed", "n_features_in", "feature_names_in")  # of nn.Module and of `Curve`
-CONSTANTS = {"pi": math.pi}
+CONSTANTS = {"pi": math.pi, "π": math.pi}
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "abs": torch.abs,
     "absolute": torch.abs,
@@ -222,6 +222,8 @@ class Formula:
         else:
             kind = type(node.op) if isinstance(node, (ast.BinOp, ast.UnaryOp)) else type(node)
             hint = HINTS.get(kind, "use numbers, names, + - * / % **, comparisons and functions")
+            if isinstance(node, ast.Attribute) and node.attr in CONSTANTS:
+                hint = f"write the bare name {node.attr}"
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 hint = f"code the text as 0 and 1 before: (table.drug == {node.value!r}).astype(int) for a column drug"
             raise ValueError(f"`module` {self._shown} has {ast.unparse(node)!r}, which a formula cannot hold; {hint}.")
@@ -263,11 +265,19 @@ class Formula:
 
 def _syntax_hint(text: str, reason: str) -> str:
     """Return what may be meant by a text that does not parse."""
+    if not text.strip():
+        return "; write one, such as 'a * exp(-b * x) + c'"
     keywords = [word for word in re.findall(r"\w+", text) if keyword.iskeyword(word)]
     if keywords:
         return f"; {keywords[0]} is a word of Python, rename it"
-    if text.rstrip().endswith(";"):
-        return "; leave out the semicolon"
+    if ";" in text:
+        return (
+            "; leave out the semicolon" if text.rstrip().endswith(";") else "; write one expression, without semicolons"
+        )
+    if "!" in text.replace("!=", ""):
+        return "; for a factorial write exp(gammaln(n + 1))"
+    if text.count("|") == 2:
+        return "; for an absolute value write abs(x)"
     if "~=" in text:
         return "; write != instead of ~="
     if "=" in text or "~" in text or text.lstrip().startswith("@"):
