@@ -176,7 +176,7 @@ def test_a_formula_whose_columns_a_pipeline_has_lost():
     table = pd.DataFrame({"dose": np.arange(10.0)})
     model = make_pipeline(StandardScaler(), LMRegressor("k * dose + m"))
     with pytest.raises(
-        ValueError, match=r"its columns are x. Names in a pipeline need `.set_output\(transform=\"pandas\"\)`"
+        ValueError, match=r"its columns are x. .* after a transformer of a pipeline they need `.set_output\(transform="
     ):
         model.fit(table, table["dose"])
     assert model.set_output(transform="pandas").fit(table, table["dose"]).score(table, table["dose"]) == 1
