@@ -81,7 +81,8 @@ class LMRegressor(RegressorMixin, Uncertainty):
         Passes over the data in one call of `fit` or `partial_fit`; a full batch makes one step per epoch. A curve (any
         module without weight matrices) that has not converged by then is fitted a second time by `fit`, from the same
         start with ``damping__scaling="identity"`` and up to ten times as many epochs, if damping is left at its
-        default and `max_epochs` is not below it; the better fit is kept.
+        default and `max_epochs` is not below it; the better fit is kept. That run ends where it goes down a valley
+        without an end: when 100 epochs lower the loss by less than a hundredth of itself over the rows.
     batch_size : int or "auto", default=-1
         Samples per step; -1 is the full batch. Other batches are drawn anew every epoch, and an epoch in which the loss
         before the steps has fallen by less than 1 % makes them four times as large, up to all samples: so the fit ends

@@ -19,6 +19,7 @@ from scipy import special
 from scipy.optimize import curve_fit, least_squares
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -1057,6 +1058,18 @@ def test_reserved_names(name):
 def test_columns_with_a_wrong_number(text):
     with pytest.raises(ValueError, match="X has 2 columns without these names: x0 to x1"):
         LMRegressor(text).fit(np.ones((5, 2)), np.ones(5))
+
+
+@pytest.mark.filterwarnings("ignore:parameters .* are hardly separately")
+def test_a_valley_without_an_end_is_left():
+    """Of a peak beyond its data, height and center may run away together."""
+    x = np.linspace(0, 1, 10)
+    y = np.exp(-((x - 1.1) ** 2) / 0.02) + 0.05 * np.random.default_rng(9).standard_normal(10)
+    with pytest.warns(ConvergenceWarning, match="The curve may not suit the data"):
+        model = LMRegressor(curves.Gaussian, random_state=0).fit(x[:, None], y)
+    assert not model.converged_
+    assert "a second strategy has lowered the loss by less than a hundredth of its mean" in model.message_
+    assert 100 < model.n_iter_ < 400
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

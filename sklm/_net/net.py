@@ -29,6 +29,8 @@ from sklm.modules import MLP
 PREDICT_ROWS = 65_536  # rows per forward pass outside training: bounds the memory of hidden layers
 SECOND_EPOCHS = 10  # times as many for a curve whose first run has not converged
 DEFAULT_EPOCHS = 100
+STALL_EPOCHS = 100  # of a second run
+STALL = 0.01  # fall of the loss in these, in units of the loss over the rows: a tenth of a standard error
 EVIDENCE = ("alpha", "n_effective", "log_evidence")
 EVIDENCE_NOISE = 5.0  # of the log evidence of a network: its curvature is an approximation
 LINEAR = 1e-3  # distance of the gain ratio from 1
@@ -312,6 +314,12 @@ class LMNet(WithFiles):
         waited = row["epoch"] - max(run.best_epoch or 0, begun)
         if run.on_all and run.settled >= run.steps_needed:
             run.verdict = "Converged" if run.status == "converged" else "Stopped"
+        elif run.further == "strategy" and self._stalls():
+            run.verdict, run.exhausted = "Not converged", True
+            run.reason = (
+                f"max_epochs={self.max_epochs} reached, and a second strategy has lowered the loss by less than a "
+                f"hundredth of its mean over the rows in {STALL_EPOCHS} epochs"
+            )
         elif self.early_stopping and waited >= self.n_iter_no_change:
             run.verdict = "Stopped early"
             run.reason = f"no validation loss below {run.best_score:.6g} in the last {waited} epochs"
@@ -326,6 +334,14 @@ class LMNet(WithFiles):
             ):
                 run.verdict = "Converged"
                 run.reason = f"the log evidence has risen by less than {EVIDENCE_NOISE:g} in {stalled} epochs"
+
+    def _stalls(self) -> bool:
+        """Return whether a curve runs down a valley without an end, in which its parameters mean nothing."""
+        run = self._run
+        if run.n_epochs <= STALL_EPOCHS or run.train is None:
+            return False
+        before, now = self.history[-1 - STALL_EPOCHS, "train_loss"], self.history[-1, "train_loss"]
+        return bool(before - now < STALL * now / len(run.train))
 
     def _judge_batches(self) -> None:
         """Let the batches grow where they have nothing more to say: the loss before each step has stopped to fall."""
