@@ -19,7 +19,9 @@ from scipy.sparse import issparse
 from sklearn.utils.validation import check_array, check_consistent_length, column_or_1d, validate_data
 from torch import Tensor
 
+from sklm.engine.evidence import counted_rows
 from sklm.engine.inputs import Reader, count_samples, map_tensors, spans, take, tensors
+from sklm.engine.losses import Loss
 
 MERGE_BYTES = 4 * 2**20
 FEW_TARGETS, FEW_SHARE = 10, 0.2  # distinct ones, of all distinct rows: so few are not measured on a scale
@@ -68,14 +70,12 @@ class TensorData:
     source: TensorData | None = None
     counts: Tensor | None = None
 
-    @property
-    def rows_per_weight(self) -> float:
-        """How many rows, for the evidence, a weight of one stands for."""
+    def rows_per_weight(self, criterion: Loss) -> float:
+        """Return how many rows, for the evidence, a weight of one stands for."""
         if self.counts is None:
             return 1.0
-        if self.weights is None:
-            return float(self.counts.mean())
-        return float(self.counts[self.weights > 0].sum() / self.weights.sum())
+        weights = torch.ones_like(self.counts) if self.weights is None else self.weights
+        return counted_rows(weights, criterion, self.counts) / float(weights.sum())
 
     def __len__(self) -> int:
         return count_samples(self.X)

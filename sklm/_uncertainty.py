@@ -78,7 +78,7 @@ class Uncertainty(LMNet):
             bounds=getattr(module, "parameter_bounds", {}),
             absolute_sigma=bool(self.absolute_sigma),
             triangle=self._triangle(module, float(weights.sum())),
-            rows_per_weight=self._rows_per_weight(data) if self.optimizer_.bayes else None,
+            rows_per_weight=data.rows_per_weight(self.criterion_) if self.optimizer_.bayes else None,
         )
 
     def _triangle(self, module: Any, total: float) -> torch.Tensor | None:

@@ -109,8 +109,8 @@ class LMRegressor(RegressorMixin, Uncertainty):
     warm_start : bool, default=False
         Whether `fit` goes on from the present parameters.
     random_state : int, RandomState instance or None, default=None
-        Seeds initial parameters, batches, splits, selections and dropout. None takes a fresh seed; the global
-        generators are never touched.
+        Seeds initial parameters, batches, splits, selections and dropout. None takes a fresh seed, of a
+        curve always the same one; the global generators are never touched.
     verbose : int, default=0
         1 shows a bar of the epochs, with loss, damping and attempts, where one can be seen (a terminal or a notebook),
         and prints `message_` at the end; 2 prints a line per epoch instead of the bar.

@@ -40,6 +40,7 @@ SECOND_SCALING = "identity"  # of a curve whose first run has not converged: fro
 MOST_BAYES_PARAMS = 3000
 SOME_ROWS = 2**13  # that a curve with many rows is fitted to first, and outputs are looked at for being constant
 CONSTANT = 1e-3  # outputs that vary by no more than this share of the targets
+SMALL, FLAT = 0.1, 0.25  # range of targets beside the largest of several outputs, and of outputs beside these targets
 INIT_ROWS = 2**16  # of those read batch by batch: enough for the scales of a new module
 
 of_formula = functools.lru_cache(maxsize=128)(curve)  # one factory for every text, whose parameters are known
@@ -242,13 +243,16 @@ class WithParts(WithData):
     def _has_vanished(self, data: Data) -> bool:
         """Return whether the last fit by the evidence has converged to a constant, from where no step leads away."""
         ended = self.__dict__.get("converged_", False) and hasattr(self, "n_effective_")
-        return ended and self._is_constant(data)
+        return ended and self._are_constant(data)[0]
 
     @torch.no_grad()
-    def _is_constant(self, data: TensorData) -> bool:
-        """Return whether the outputs hardly differ between samples in memory, beside targets that do."""
+    def _are_constant(self, data: TensorData) -> tuple[bool, list[int]]:
+        """Return whether the outputs hardly differ between samples in memory, beside targets that do.
+
+        And which vary little whose targets are small beside those of others, in sums with which they have no weight.
+        """
         if isinstance(data.X, Reader):
-            return False
+            return False, []
         data = self._some_rows(data, SOME_ROWS)
         outputs, targets = self.infer(data.X), data.targets
         if targets.is_floating_point():
@@ -257,7 +261,11 @@ class WithParts(WithData):
         low, high = torch.quantile(targets, targets.new_tensor([0.05, 0.95]), dim=0)  # outliers do not count
         wanted = torch.where(high > low, high - low, targets.amax(0) - targets.amin(0))
         spread = outputs.amax(0) - outputs.amin(0)
-        return bool((spread <= CONSTANT * wanted).all() & (wanted > 0).any())
+        is_constant = bool((spread <= CONSTANT * wanted).all() & (wanted > 0).any())
+        if is_constant or targets.shape != outputs.shape:
+            return is_constant, []
+        small = (spread < FLAT * wanted) & (wanted < SMALL * wanted.max())
+        return False, small.nonzero()[:, 0].tolist()
 
     def _has_constant_inputs(self, data: TensorData) -> bool:
         return isinstance(data.X, Tensor) and bool((data.X[:1] == data.X).all())

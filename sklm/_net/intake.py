@@ -32,7 +32,7 @@ from sklm._data import (
 from sklm._device import dtype_name, resolve_device, resolve_dtype
 from sklm._net.parameters import Parameterized, init_takes
 from sklm.curves import Curve, is_curve
-from sklm.engine.evidence import are_exposures, check_alpha, counted
+from sklm.engine.evidence import check_alpha, counted
 from sklm.engine.inputs import Reader
 
 MANY_ROWS = 2**18  # a curve with as many starts from a fit to some of them
@@ -106,9 +106,6 @@ class WithData(Parameterized):
         ):
             data = merge_repeated_rows(data, self.dtype_)
         return data
-
-    def _rows_per_weight(self, data: TensorData) -> float:
-        return 1.0 if are_exposures(self.criterion_) else data.rows_per_weight
 
     def _convert_weights(self, weights: np.ndarray) -> Tensor:
         found: Tensor = to_tensors(weights, self.dtype_, self.device_)
@@ -201,7 +198,7 @@ class WithData(Parameterized):
                     )
         elif self.early_stopping:
             train, valid = (self._to_data(part) for part in self._early_stopping_split(X))
-        self.optimizer_.rows_per_weight = self._rows_per_weight(train)
+        self.optimizer_.rows_per_weight = train.rows_per_weight(self.criterion_)
         if self._is_new:
             self._init_from_data(train)
             if len(train) >= MANY_ROWS and self._is_left_to_us():

@@ -21,7 +21,7 @@ from sklm._net.intake import Data
 from sklm._net.run import MeanLoss, PrintLog, Run, StopTraining, raised_by_callback
 from sklm._net.saving import WithFiles
 from sklm._progress import Progress
-from sklm.curves import Curve
+from sklm.curves import Curve, is_curve
 from sklm.engine.inputs import Reader, call_module, chunks, tensors
 from sklm.engine.jacobian import element_names
 from sklm.modules import MLP
@@ -88,7 +88,8 @@ class LMNet(WithFiles):
 
         What a run leaves on the estimator is in its `__dict__`, so a copy of that keeps the best one.
         """
-        seed = draw_seed(self.random_state)
+        # of a curve the same data give the same numbers, as by its peers: several may fit equally
+        seed = 0 if self.random_state is None and is_curve(self.module) else draw_seed(self.random_state)
         best: dict[str, Any] = {}
         try:
             for restart in range(self.n_init):
@@ -389,14 +390,22 @@ class LMNet(WithFiles):
             found = f"alpha={self.alpha_:.3g}, {self.n_effective_:.4g} effective parameters"
             reason = f"{reason}; {found}".removeprefix("; ")
         is_network = not self.optimizer_.is_curve and run.verdict not in ("Failed", "Interrupted")
-        if is_network and run.train is not None and self._is_constant(run.train):
-            run.is_constant = True
-            found = "the outputs are constant; try another random_state, n_init or damping"
-            if self._has_constant_inputs(run.train):
-                found = "the outputs are constant, as all columns of X are"
-            elif not isinstance(self.module_, MLP):
-                found += ", or scale X and y to mean 0 and variance 1"
-            reason = f"{reason}; {found}".removeprefix("; ")
+        if is_network and run.train is not None:
+            run.is_constant, small = self._are_constant(run.train)
+            found = ""
+            if run.is_constant:
+                found = "the outputs are constant; try another random_state, n_init or damping"
+                if self._has_constant_inputs(run.train):
+                    found = "the outputs are constant, as all columns of X are"
+                elif not isinstance(self.module_, MLP):
+                    found += ", or scale X and y to mean 0 and variance 1"
+            elif small:
+                run.is_constant = True
+                found = (
+                    f"the outputs {small} hardly vary, as their targets are small beside the others, with which they "
+                    "share a loss; scale y, as by TransformedTargetRegressor(..., transformer=StandardScaler())"
+                )
+            reason = f"{reason}; {found}".removeprefix("; ").removesuffix("; ")
         self.converged_ = run.verdict == "Converged"
         epochs = "epoch" if self.n_iter_ == 1 else "epochs"
         if self.optimizer_.is_curve and self.dtype_ == torch.float32:

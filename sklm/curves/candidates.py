@@ -16,7 +16,6 @@ MOVED, CROSSING = 0.6, 0.7  # share of the parameters that take a multiplicative
 N_SIGNED = 6  # roles that may be negative: the first ones
 ANY = 4.0  # orders of magnitude around the span of x and around its inverse in which anything may lie
 SKEW = 10.0  # ratio of the largest to the median x from which a position or a rate may be of any order of magnitude
-SPECTRUM_ROWS = 2**14  # of the data from which frequencies are drawn
 BINS_PER_ROW = 2  # of the grid for their spectrum
 TURNS = (2 * math.pi, math.pi, 1.0)  # of a wave's argument per cycle of the data: of a sine, of its square, of a period
 
@@ -41,9 +40,6 @@ class Draws:
         self.spans = torch.where(spans > 0, spans, 1.0)
         self.positive = torch.where(self.columns > 0, self.columns, torch.nan)
         self.is_logarithmic = (self.lows >= 0) & (SKEW * self.positive.nanmedian(0).values <= self.highs)
-        if len(y) > SPECTRUM_ROWS:
-            some = torch.unique(torch.randint(len(y), (SPECTRUM_ROWS,), device="cpu").to(y.device))
-            X, y, weights = X[some], y[some], weights[some]
         self.spectra = [_spectrum(column.to(y.dtype), y, weights) for column in X.reshape(len(X), -1).T]
 
     def draw(self, n: int, around: float | None, bounds: tuple[float, float] | None) -> Tensor:

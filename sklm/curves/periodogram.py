@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-MIN_BINS, MAX_BINS = 2**6, 2**18  # of the grid
+MIN_BINS, MAX_BINS = 2**6, 2**20  # of the grid
 
 
 def periodogram(x: Tensor, y: Tensor, weights: Tensor, bins_per_row: int) -> tuple[Tensor, Tensor, float]:

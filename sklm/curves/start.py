@@ -30,6 +30,8 @@ LEAST_COMPARED = 4  # where the criterion is not the squared error, which solves
 COMPARING_STEPS = 20
 COMPARING_ROWS = 4096  # of the data, on which they are compared
 TIED = 1e-3  # relative difference of losses of starts between which their paths between the rows decide
+SAME = 1e-4  # the same of starts that are one curve by other numbers
+SIGN = 1e-2  # of the size of a start, by which a negative number counts as larger
 ROUGHER = 1.1  # times the shortest path of these
 BETWEEN = 4  # points between two rows of a path
 GAPS = 512  # between rows that paths are followed in
@@ -114,8 +116,8 @@ def find_starts(
         if n_starts == 1:
             n_groups = COMPARED[min(len(moved) - len(linear), len(COMPARED) - 1)]
             n_groups = n_groups if cost.is_square else max(n_groups, LEAST_COMPARED)
-            if len(linear) == len(moved):  # the same solution from each
-                candidates = candidates[:MIN_GROUP]
+            if len(moved) - len(linear) <= 1:  # the same solution from each, or a line to search
+                candidates = candidates[: (len(moved) - len(linear) + 1) * MIN_GROUP]
 
         def solved(candidates: Tensor) -> tuple[Tensor, Tensor]:
             """Return the candidates with their linear parameters solved for, and their losses, by group."""
@@ -173,7 +175,8 @@ def _telling(y: Tensor, weights: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
 def _best(curve: Callable[[Tensor, Tensor], Tensor], points: Tensor, X: Tensor, cost: Cost) -> Tensor:
     """Return the best point, as a row; of points that fit equally one whose curve goes straight between the rows.
 
-    So of the frequencies that cannot be told apart on even x, the aliases, the lowest is taken.
+    So of the frequencies that cannot be told apart on even x, the aliases, the lowest is taken; and of the signs and
+    phases of one curve the smallest numbers, positive ones before negative ones.
     """
     rows, shares = _telling(cost.y, cost.weights, COMPARING_ROWS)
     cost = cost.take(rows, shares)
@@ -196,4 +199,6 @@ def _best(curve: Callable[[Tensor, Tensor], Tensor], points: Tensor, X: Tensor, 
         lengths = torch.where(tied & torch.isfinite(lengths), lengths, torch.inf)
         if bool(torch.isfinite(lengths).any()):
             losses = torch.where(lengths <= ROUGHER * lengths.min(), losses, torch.inf)
-    return points[losses.argmin()][None]
+    same = losses <= losses.min() * (1 + SAME) + rounding
+    sizes = points.abs().sum(1) * (1 + SIGN * (points < 0).sum(1))
+    return points[torch.where(same, sizes, torch.inf).argmin()][None]

@@ -26,6 +26,11 @@ def styles(defaults: dict[str, Any], given: dict[str, Any] | None) -> dict[str, 
     return {**defaults, **normalize_kwargs(given or {}, Line2D)}
 
 
+def line_style(steps: np.ndarray) -> dict[str, Any]:
+    """Return how a line over the steps is drawn: a single one, as of a curve that starts at its minimum, as a point."""
+    return {"marker": "o"} if len(steps) == 1 else {}
+
+
 def check_regressor(cls: type, estimator: Any) -> None:
     """Raise where the estimator is no fitted `LMRegressor`."""
     check_is_fitted(estimator)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sklm.displays._common import count_along, epochs, panels, pyplot, set_log_scale, styles
+from sklm.displays._common import count_along, epochs, line_style, panels, pyplot, set_log_scale, styles
 
 LEAST_GAIN = 1e-4  # gain ratio above which the engine accepts a step
 
@@ -125,8 +125,9 @@ class DampingDisplay:
         above, middle, below = self.axes_
         self.figure_ = above.figure
         steps = np.arange(1, len(self.loss) + 1)
-        (self.loss_line_,) = above.plot(steps, self.loss, **styles({"label": self.name}, line_kwargs))
-        style = styles({"color": self.loss_line_.get_color()}, line_kwargs)
+        marked = line_style(steps)
+        (self.loss_line_,) = above.plot(steps, self.loss, **styles({**marked, "label": self.name}, line_kwargs))
+        style = styles({**marked, "color": self.loss_line_.get_color()}, line_kwargs)
         (self.damping_line_,) = middle.plot(steps, self.damping, **style)
         for panel, name in [(above, "loss"), (middle, "damping")]:
             set_log_scale(panel, *(line.get_ydata() for line in panel.lines))

@@ -187,7 +187,7 @@ class FitDisplay:
         known = estimator.absolute_sigma or not np.isnan(np.atleast_1d(estimator.residual_variance_)).all()
         if not weighted and has_residuals and known:
             with warnings.catch_warnings(), contextlib.suppress(UserWarning):
-                warnings.simplefilter("error", UserWarning)  # of a fit with weights: no band, as in `weighted`
+                warnings.filterwarnings("error", message="the fit had sample weights")  # no band, as in `weighted`
                 band = estimator.predict_interval(table, level=self.level, kind="prediction")
                 self.prediction = band.reshape(n_points, -1, 2)[:, place]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sklm.displays._common import count_along, epochs, pyplot, set_log_scale, styles
+from sklm.displays._common import count_along, epochs, line_style, pyplot, set_log_scale, styles
 
 
 class LossCurveDisplay:
@@ -126,12 +126,15 @@ class LossCurveDisplay:
         self.figure_ = self.ax_.figure
         prefix = "" if self.name is None else f"{self.name}, "
         steps = np.arange(1, len(self.train_loss) + 1)
-        (self.line_,) = self.ax_.plot(steps, self.train_loss, **styles({"label": f"{prefix}training"}, line_kwargs))
+        marked = line_style(steps)
+        style = styles({**marked, "label": f"{prefix}training"}, line_kwargs)
+        (self.line_,) = self.ax_.plot(steps, self.train_loss, **style)
         color, shown = self.line_.get_color(), self.train_loss
         self.valid_line_ = self.epoch_point_ = None
         if self.valid_loss is not None:
             shown = self.valid_loss
-            style = styles({"color": color, "linestyle": "--"}, line_kwargs) | {"label": f"{prefix}validation"}
+            style = styles({**marked, "color": color, "linestyle": "--"}, line_kwargs)
+            style |= {"label": f"{prefix}validation"}
             (self.valid_line_,) = self.ax_.plot(steps, shown, **style)
         if self.epoch is not None and self.epoch < len(steps):
             at = self.epoch - 1

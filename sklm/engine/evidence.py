@@ -22,7 +22,9 @@ of n log(phi) / 2, and phi is where the mean of rho over that noise is D / n + g
 For likelihoods without a dispersion (classes, counts) phi and 2 D / n are 1. Weights that are whole numbers without a
 common divisor count as repeated rows (estimators look at the rows instead, see `sklm.LMRegressor.fit`); of others, such
 as 1 / sigma^2, only the ratios count, and W is here the number of rows: the alpha of the loss with these weights is the
-one above times their sum over that number. Weights of counts, their exposures, are taken as they are.
+one above times their sum over that number. For classes, whose noise has no size that would tell, W is (sum w)^2 / sum
+w^2 (Kish 1965, "Survey sampling"): a class of few rows and large weights is no more rows. Weights of counts, their
+exposures, are taken as they are.
 """
 
 from __future__ import annotations
@@ -108,9 +110,15 @@ def are_exposures(criterion: Loss) -> bool:
     return isinstance(plain_form(criterion, 1)[0], Poisson)
 
 
-def counted_rows(weights: Tensor, criterion: Loss) -> float:
-    """Return how many rows the weights stand for together."""
-    return float((weights if are_exposures(criterion) else counted(weights)).sum())
+def counted_rows(weights: Tensor, criterion: Loss, counts: Tensor | None = None) -> float:
+    """Return how many rows the weights stand for together; `counts` how many each does, where they do not tell."""
+    if are_exposures(criterion):
+        return float(weights.sum())
+    counts = counted(weights) if counts is None else counts
+    kept = weights > 0
+    if has_dispersion(criterion, 1):
+        return float(counts[kept].sum())
+    return float(weights.sum().square() / (weights[kept].square() / counts[kept]).sum())
 
 
 def first_alpha(loss: float, of_constant: float, n_matrices: int) -> float:
