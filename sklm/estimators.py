@@ -100,7 +100,8 @@ class LMRegressor(RegressorMixin, Uncertainty):
         and one fit from the best point they reach. Callbacks see every fit; a file that they write is of the last one.
     early_stopping : bool, default=False
         Split off a validation set, stop when its loss has not fallen for `n_iter_no_change` epochs, and restore the
-        best parameters.
+        best parameters. With ``alpha="bayes"`` the wait begins where the steps have come near a minimum, at the latest
+        after eight times as many epochs, and of the run with a low first alpha only epochs near one are taken.
     validation_fraction : float in (0, 1), default=0.1
         Share of the validation set, with `early_stopping` and without `train_split`.
     n_iter_no_change : int, default=10
@@ -689,14 +690,14 @@ n_iter_, converged_, message_, n_features_in_, feature_names_in_, input_names_, 
 
 
 def _are_probabilities(module: nn.Module, outputs: Tensor) -> bool:
-    """Return whether a module surely ends in Softmax or Sigmoid; a softmax tells itself by the sums of its rows."""
-    last = list(module.modules())[-1]
-    if not len(outputs) or not bool(((outputs >= 0) & (outputs <= 1)).all()):
-        return False
-    if outputs.shape[1] == 1:
-        return isinstance(last, nn.Sigmoid)
-    sums_to_one = bool(((outputs.sum(1) - 1).abs() <= 1e-5).all())
-    return sums_to_one and (isinstance(last, nn.Softmax) or not bool((outputs == outputs[:1]).all()))
+    """Return whether a module surely ends in Softmax or Sigmoid: as the last layer of a sequence, or by its sums."""
+    while isinstance(module, nn.Sequential) and len(module):
+        module = module[-1]
+    if isinstance(module, nn.Softmax) or (isinstance(module, nn.Sigmoid) and outputs.shape[1] == 1):
+        return True
+    sums_to_one = outputs.shape[1] > 1 and bool(((outputs.sum(1) - 1).abs() <= 1e-5).all())
+    differ = bool((outputs != outputs[:1]).any())
+    return sums_to_one and differ and bool(((outputs >= 0) & (outputs <= 1)).all())
 
 
 def _twin_or_self(loss: Loss) -> Loss:

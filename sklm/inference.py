@@ -11,10 +11,11 @@ Weights are relative precisions, or with `absolute_sigma` (s = 1) true ones, as 
 counts the rows with a positive weight.
 
 * The residuals of several outputs have a covariance S = sum w_i r_i r_i' / dof, with dof = n - p_eff / n_outputs, and
-  C = H^-1 (sum w_i J_i' S J_i) H^-1; with `absolute_sigma` S = I.
+  C = H^-1 (sum w_i J_i' S J_i) H^-1. With fewer than `SHARED` rows per parameter S is its diagonal, as the parameters
+  have taken what the outputs have in common; with `absolute_sigma` S = I.
 * Robust losses: the curvature of output k is H_k times psi_k', the mean of psi' by the weights, and s_k^2 is replaced
-  by K_k^2 n / dof (sum w^2 psi^2 / sum w) / psi_k'^2, the variance of an M-estimator, with K_k = 1 + (p_eff / n) times
-  the variance of psi' over psi_k'^2 (Huber 1981, "Robust statistics", eq. 7.6.5 to 7.6.7); S likewise; with
+  by K_k^2 n / dof (sum w^2 psi^2 / sum w) / psi_k'^2, the variance of an M-estimator, where K_k = 1 + (1 - dof / n)
+  times the variance of psi' over psi_k'^2 (Huber 1981, "Robust statistics", eq. 7.6.5 to 7.6.7); S likewise; with
   `absolute_sigma` by that over the robust variance of the residuals, both at least 1, and S is diagonal. Weights that
   go with the inputs ask for the sandwich, as psi then does too.
 * Likelihoods (Poisson, cross-entropy): C is the inverse Fisher information.
@@ -53,6 +54,7 @@ LEAK = 1e-6  # share of a prediction's derivative in such directions from which 
 NO_DOF = 1e-9  # degrees of freedom, relative to the rows, that are rounding
 MAD = 1.4826  # standard deviation of a normal variable over the median of its size
 FLAT = 1e-6  # psi' over psi / r that is rounding
+SHARED = 10  # rows per parameter from which the residuals tell the noise that outputs have in common
 NUDGE = 1e-4  # of a parameter, to see whether it changes the outputs
 SHARE = 1e-2  # of a direction that the data do not determine: a parameter with less does not belong to it
 
@@ -394,15 +396,21 @@ class _Curvature:
         if not dof:
             return torch.diag(torch.full_like(variance, math.nan))
         if not self.is_robust:
-            return _triangle(weights.sqrt() * (self.outputs - self.targets)) / math.sqrt(dof)
+            return self._triangle(weights.sqrt() * (self.outputs - self.targets)) / math.sqrt(dof)
         psi = weights * self.loss.gradient(self.outputs, self.targets) / weights.sum().sqrt()
         spread = self.n_samples / self.n_curved - 1  # variance of psi' over its squared mean
-        inflation = (1 + self.n_effective / self.n_outputs / self.n_samples * spread) / self.slopes
-        noise = _triangle(psi * inflation) * math.sqrt(self.n_samples / dof)
+        inflation = (1 + (self.n_samples - dof) / self.n_samples * spread) / self.slopes
+        noise = self._triangle(psi * inflation) * math.sqrt(self.n_samples / dof)
         if known:  # the errors have variance 1, so least squares is the best there is
             relative = noise.square().sum(0) / variance.clamp_min(1)
             noise = torch.diag(relative.nan_to_num(nan=1.0).clamp_min(1).sqrt())
         return noise
+
+    def _triangle(self, scores: Tensor) -> Tensor:
+        """Return a matrix with the Gram matrix of the scores, (n_samples, n_outputs), or with the diagonal of that."""
+        if self.n_samples < SHARED * self.n_effective:
+            return torch.diag(torch.linalg.vector_norm(scores, dim=0))
+        return torch.linalg.qr(scores, mode="r").R
 
     def _root(self, noise: Tensor, dispersion: Tensor, dof: float) -> Tensor:
         """Return a matrix whose Gram matrix is the covariance over the free parameters."""
@@ -438,8 +446,9 @@ class _Curvature:
             members = [names[positions[i]] for i in (direction.abs() > SHARE).nonzero()[:, 0].tolist()]
             if len(members) == 1 and self._moves_outputs(names.index(members[0])):
                 sentences.append(
-                    f"the outputs depend on parameter {members[0]}, but their derivative by it is zero; compute them "
-                    "with torch operations, without the math module, .item(), .detach() or .numpy()"
+                    f"the outputs depend on parameter {members[0]}, but their derivative by it is zero; start it "
+                    "elsewhere, or in a function of your own compute them with torch operations, without the math "
+                    "module, .item(), .detach() or .numpy()"
                 )
                 continue
             if len(members) == 1:
@@ -458,10 +467,6 @@ class _Curvature:
             )
             reasons |= {name: why for name in names if name not in reasons}
         return reasons, sentences
-
-
-def _triangle(rows: Tensor) -> Tensor:
-    return torch.linalg.qr(rows, mode="r").R
 
 
 def _listed(names: list[str]) -> str:

@@ -124,7 +124,9 @@ class MLP(nn.Module):
         self.x_scale = torch.where(scale > 0, scale, 1.0)
         if y.is_floating_point():
             mean, scale = _mean_and_scale(y.reshape(len(y), -1), sample_weight)
-            of_constant = torch.where(mean == 0, 1.0, OF_CONSTANT * mean.abs())
+            of_constant = torch.where(
+                mean == 0, 1.0, (OF_CONSTANT * mean.abs()).clamp_max(torch.finfo(mean.dtype).max ** 0.25)
+            )
             if bool((scale > 0).any()):  # losses are sums over the outputs, in their units
                 of_constant = scale[scale > 0].min()
             self.y_mean, self.y_scale = mean, torch.where(scale > 0, scale, of_constant)

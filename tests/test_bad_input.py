@@ -477,6 +477,24 @@ def test_classifier_module_that_does_not_fit(module, params, labels, message):
     assert_refit_refused(model, message, y=labels, rows=X)
 
 
+class SigmoidWithin(nn.Module):
+    """A network whose last layer is not the one that was made last."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.act = nn.Linear(2, 3), nn.Linear(3, 1), nn.Sigmoid()
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, X):
+        return self.second(self.act(self.first(X)))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("seed", range(4))
+def test_a_network_that_starts_at_numbers_like_probabilities_is_none(seed):
+    assert classifier(module=SigmoidWithin, max_epochs=3, random_state=seed).fit(X, LABELS).score(X, LABELS) > 0.5
+
+
 @pytest.mark.parametrize(
     ("estimator", "criterion", "message"),
     [

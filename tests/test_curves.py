@@ -1042,6 +1042,37 @@ def test_a_callback_that_stops_a_later_start_keeps_the_best():
     assert model.message_ == first.message_.replace("epochs:", "epochs (start 1 of 2):")
 
 
+@pytest.mark.parametrize("seed", [None, 1, 2])
+@pytest.mark.parametrize(
+    ("formula", "truth"),
+    [
+        ("A*exp(-g*x)*sin(2*pi*f*x+p)+c", {"A": 1.5, "g": 0.4, "f": 2.3, "p": 0.6, "c": 0.3}),
+        ("h*exp(-(x-m)**2/(2*s**2))", {"h": 2.0, "m": 2.0, "s": 0.7}),
+        ("D*ka/(ka-ke)*(exp(-ke*x)-exp(-ka*x))", {"D": 10.0, "ka": 1.2, "ke": 0.15}),
+    ],
+    ids=["phase", "sign", "order"],
+)
+def test_of_equal_solutions_the_plain_one(formula, truth, seed):
+    t = np.linspace(0, 5, 200)
+    y = Curve(formula, **truth)(torch.tensor(t)[:, None]).detach().numpy()
+    model = LMRegressor(formula, random_state=seed).fit(t[:, None], y + 1e-3 * np.cos(50 * t))
+    np.testing.assert_allclose(list(model.parameters_.values()), [truth[name] for name in model.parameters_], rtol=0.01)
+
+
+def test_a_formula_gives_the_same_numbers_again():
+    t = np.linspace(0, 5, 60)
+    y = 3 * np.exp(-0.3 * t) + 2 * np.exp(-2.5 * t) + 0.2
+    fits = [LMRegressor("a1*exp(-k1*x)+a2*exp(-k2*x)+c").fit(t[:, None], y) for _ in range(2)]
+    assert fits[0].parameters_ == fits[1].parameters_
+
+
+@pytest.mark.parametrize("per_row", [0.1, 0.47])
+def test_a_wave_in_many_rows(per_row):
+    x = np.arange(50_000) * 0.01
+    y = 2 * np.sin(2 * np.pi * per_row * 100.00123 * x + 0.5) + 0.3 * np.random.default_rng(0).standard_normal(50_000)
+    assert LMRegressor("a*sin(w*x+p)+o").fit(x[:, None], y).score(x[:, None], y) > 0.95
+
+
 def test_more_starts_than_candidates():
     starts = Curve("a * x").starts(torch.tensor(X), torch.tensor(2 * x), n_starts=500)
     assert len(starts) == 500

@@ -4,10 +4,7 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
-from sklm import LevenbergMarquardt, curve
-from sklm.curves import Curve
 from sklm.engine.damping import Damping, MultiplicativeDamping, NielsenDamping, resolve_damping
 
 R = "rejected"
@@ -50,20 +47,6 @@ def vector(*numbers):
 )
 def test_nielsen_follows_the_published_rule(events, expected):
     assert replay(NielsenDamping(initial=1.0), events) == pytest.approx(expected, rel=1e-14)
-
-
-def test_of_a_curve_it_falls_as_fast_as_it_rises():
-    damping = NielsenDamping(initial=1.0)
-    damping.of_curve = True
-    falls = [1 / 5, 1 / 5**3, 1 / 5**6]
-    assert replay(damping, [0.8, 1.0, 2.0]) == pytest.approx(falls, rel=1e-14)
-    assert replay(damping, [R, 1.0]) == pytest.approx([2 * falls[-1], 2 / 5 * falls[-1]], rel=1e-14)
-    assert replay(damping, [0.75, 1.0]) == pytest.approx([7 / 20 * falls[-1], 7 / 100 * falls[-1]], rel=1e-14)
-
-
-@pytest.mark.parametrize("module", [nn.Linear(1, 1), curve(lambda x, a=1.0: a * x)()], ids=["network", "curve"])
-def test_the_optimizer_says_whether_it_is_a_curve(module):
-    assert LevenbergMarquardt(module).damping.of_curve == isinstance(module, Curve)
 
 
 @pytest.mark.parametrize(

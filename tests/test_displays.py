@@ -489,6 +489,25 @@ def test_several_data_sets_of_one_fit():
     assert limit > max(np.abs(display.residuals).max() for display in displays)
 
 
+def test_a_fit_of_one_epoch_is_seen():
+    x = np.linspace(0, 4, 60)[:, None]
+    y = 3 * np.exp(-0.7 * x[:, 0]) + 1 + 0.05 * np.random.default_rng(0).standard_normal(60)
+    model = LMRegressor("a * exp(-b * x) + c").fit(x, y)
+    assert model.n_iter_ == 1
+    assert LossCurveDisplay.from_estimator(model).line_.get_marker() == "o"
+    display = DampingDisplay.from_estimator(model)
+    assert display.loss_line_.get_marker() == display.damping_line_.get_marker() == "o"
+
+
+@pytest.mark.filterwarnings("ignore:X has feature names")
+def test_a_frame_in_place_of_an_array_has_the_same_bands():
+    x = np.linspace(0, 4, 60)[:, None]
+    y = 3 * np.exp(-0.7 * x[:, 0]) + 1 + 0.05 * np.random.default_rng(0).standard_normal(60)
+    model = LMRegressor("a * exp(-b * x) + c").fit(x, y)
+    display = FitDisplay.from_estimator(model, pd.DataFrame({"x": x[:, 0]}), y)
+    np.testing.assert_array_equal(display.prediction, FitDisplay.from_estimator(model, x, y).prediction)
+
+
 def test_losses_within_a_decade_have_a_linear_axis():
     X = np.linspace(0, 1, 30)[:, None]
     y = np.sin(9 * X[:, 0])

@@ -204,6 +204,18 @@ def test_outputs_with_noise_in_common_that_share_a_parameter(weights):
     assert S[0, 1] > 0.9 * np.sqrt(S[0, 0] * S[1, 1])  # the noise in common is seen
 
 
+def test_outputs_that_share_parameters_in_few_rows():
+    """Of fewer than ten rows per parameter the residuals say nothing of the noise along these."""
+    t = torch.linspace(0, 1, 20, dtype=torch.float64)
+
+    def line(x, a=1.0, b=1.0):
+        return (a + b * t).expand(len(x), 20)
+
+    y = 1 + 2 * t.numpy() + 0.2 * np.random.default_rng(0).standard_normal((1, 20))
+    oracle = sm.OLS(y[0], sm.add_constant(t.numpy())).fit()
+    assert_allclose(errors(LMRegressor(curve(line)).fit([[0.0]], y)), oracle.bse, rtol=0.3)
+
+
 @pytest.mark.parametrize("kind", ["classical", "sandwich"])
 def test_repeated_rows_are_rows(kind):
     oracle = sm.OLS(np.repeat(Y, COUNTS), np.repeat(DESIGN, COUNTS, axis=0))

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from sklearn.exceptions import ConvergenceWarning
+
 from sklm import MLP, LevenbergMarquardt, LMRegressor
 from sklm.modules import ACTIVATIONS, nguyen_widrow_
 
@@ -97,7 +99,17 @@ def test_constant_output_has_the_unit_of_the_others(unit):
     np.testing.assert_allclose(model.predict(X) / unit, expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("value", [1e-9, 7.0, -3e6])
+def test_an_output_too_small_to_be_fitted_beside_another_warns():
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (200, 3))
+    y = np.column_stack([1e3 * (np.sin(3 * X[:, 0]) + 0.1 * rng.standard_normal(200)), X[:, 1] ** 2])
+    with pytest.warns(ConvergenceWarning, match=r"the outputs \[1\] hardly vary.* scale y, as by TransformedTarget"):
+        LMRegressor(random_state=0).fit(X, y)
+    scaled = LMRegressor(random_state=0).fit(X, y / [1e3, 1])
+    assert "hardly vary" not in scaled.message_
+
+
+@pytest.mark.parametrize("value", [1e-9, 7.0, -3e6, 1e200])
 def test_constant_targets_are_predicted(value):
     X = np.random.default_rng(0).standard_normal((60, 3))
     model = LMRegressor(random_state=0).fit(X, np.full(60, value))

@@ -29,6 +29,7 @@ from sklm.modules import MLP
 PREDICT_ROWS = 65_536  # rows per forward pass outside training: bounds the memory of hidden layers
 SECOND_EPOCHS = 10  # times as many for a curve whose first run has not converged
 DEFAULT_EPOCHS = 100
+FAR_PATIENCE = 8  # times n_iter_no_change: epochs far from a minimum that early stopping does not count at most
 STALL_EPOCHS = 100  # of a second run
 STALL = 0.01  # fall of the loss in these, in units of the loss over the rows: a tenth of a standard error
 EVIDENCE = ("alpha", "n_effective", "log_evidence")
@@ -292,7 +293,8 @@ class LMNet(WithFiles):
         if run.progress is not None:
             run.progress.update(row)
         score, needed = row["train_loss"], run.best_score
-        if self._estimates_alpha and not run.is_near:
+        is_early = run.n_epochs <= FAR_PATIENCE * self.n_iter_no_change  # without noise all epochs may be far
+        if self._estimates_alpha and not run.is_near and (is_early or not self.early_stopping):
             run.far_epoch = row["epoch"]
         if self.early_stopping:
             # on its way a low alpha fits the noise, which a few validation rows may like

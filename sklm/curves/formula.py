@@ -274,9 +274,9 @@ def _syntax_hint(text: str, reason: str) -> str:
         return (
             "; leave out the semicolon" if text.rstrip().endswith(";") else "; write one expression, without semicolons"
         )
-    if "!" in text.replace("!=", ""):
+    if re.search(r"\w!(?!\s*=)", text):
         return "; for a factorial write exp(gammaln(n + 1))"
-    if text.count("|") == 2:
+    if re.search(r"\|[^|]+\|", text):
         return "; for an absolute value write abs(x)"
     if "~=" in text:
         return "; write != instead of ~="

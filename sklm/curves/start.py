@@ -31,7 +31,6 @@ COMPARING_STEPS = 20
 COMPARING_ROWS = 4096  # of the data, on which they are compared
 TIED = 1e-3  # relative difference of losses of starts between which their paths between the rows decide
 SAME = 1e-4  # the same of starts that are one curve by other numbers
-SIGN = 1e-2  # of the size of a start, by which a negative number counts as larger
 ROUGHER = 1.1  # times the shortest path of these
 BETWEEN = 4  # points between two rows of a path
 GAPS = 512  # between rows that paths are followed in
@@ -176,7 +175,7 @@ def _best(curve: Callable[[Tensor, Tensor], Tensor], points: Tensor, X: Tensor, 
     """Return the best point, as a row; of points that fit equally one whose curve goes straight between the rows.
 
     So of the frequencies that cannot be told apart on even x, the aliases, the lowest is taken; and of the signs and
-    phases of one curve the smallest numbers, positive ones before negative ones.
+    phases of one curve those with the fewest negative numbers, and of these the smallest.
     """
     rows, shares = _telling(cost.y, cost.weights, COMPARING_ROWS)
     cost = cost.take(rows, shares)
@@ -200,5 +199,6 @@ def _best(curve: Callable[[Tensor, Tensor], Tensor], points: Tensor, X: Tensor, 
         if bool(torch.isfinite(lengths).any()):
             losses = torch.where(lengths <= ROUGHER * lengths.min(), losses, torch.inf)
     same = losses <= losses.min() * (1 + SAME) + rounding
-    sizes = points.abs().sum(1) * (1 + SIGN * (points < 0).sum(1))
+    negative, sizes = (points < 0).sum(1), points.abs().sum(1)
+    same &= negative == negative[same].min()
     return points[torch.where(same, sizes, torch.inf).argmin()][None]

@@ -18,9 +18,7 @@ there "max" finds better minima (benchmarks/scaling.py).
 The update of the factor lambda from the gain ratio rho = actual / predicted reduction after every attempt:
 
 * `NielsenDamping`: lambda *= max(1/3, 1 - (2 rho - 1)^3) when a step is accepted, lambda *= 2, 4, 8, ... while steps
-  are rejected (Nielsen 1999, "Damping parameter in Marquardt's method", eq. 2.5). Of a curve lambda also falls ever
-  faster, times 1/5, 1/25, 1/125, ... while accepted steps with rho > 3/4 follow one another: it takes fewer steps where
-  a start has raised lambda. Networks gain nothing by that.
+  are rejected (Nielsen 1999, "Damping parameter in Marquardt's method", eq. 2.5).
 * `MultiplicativeDamping`: lambda *= decrease when accepted, lambda *= increase when rejected (Marquardt 1963).
 """
 
@@ -35,8 +33,6 @@ import torch
 from torch import Tensor
 
 from sklm.engine._checks import as_call, check_choice, check_real, resolve
-
-FALL = 1 / 5  # of lambda, for a curve whose steps go as predicted
 
 Scaling = Literal["auto", "more", "marquardt", "identity", "max"]
 
@@ -57,11 +53,7 @@ class Damping(abc.ABC):
     ----------
     value : float
         The damping factor of the next attempt.
-    of_curve : bool
-        Whether the module is a curve, without weight matrices; the optimizer sets it.
     """
-
-    of_curve = False
 
     def __init__(
         self,
@@ -145,8 +137,6 @@ class Damping(abc.ABC):
 class NielsenDamping(Damping):
     """Nielsen's rule: the factor follows the gain ratio smoothly, and grows ever faster while steps are rejected.
 
-    Of a curve it also falls ever faster while steps go as predicted.
-
     Parameters
     ----------
     initial, scaling, minimum, maximum
@@ -162,19 +152,13 @@ class NielsenDamping(Damping):
         maximum: float = 1e20,
     ) -> None:
         super().__init__(initial=initial, scaling=scaling, minimum=minimum, maximum=maximum)
-        self._growth, self._fall = 2.0, FALL
+        self._growth = 2.0
 
     def accepted(self, gain_ratio: float) -> None:
-        if self.of_curve and gain_ratio > 0.75:
-            self.value *= self._fall
-            self._fall *= FALL
-        else:
-            self.value *= max(1 / 3, 1 - (2 * min(gain_ratio, 1.0) - 1) ** 3)
-            self._fall = FALL
+        self.value *= max(1 / 3, 1 - (2 * min(gain_ratio, 1.0) - 1) ** 3)
         self._growth = 2.0
 
     def rejected(self) -> None:
-        self._fall = FALL
         self.value *= self._growth
         self._growth = min(2 * self._growth, 2.0**20)
 

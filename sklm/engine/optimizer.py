@@ -184,7 +184,6 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         self.criterion: Loss = resolve_loss(criterion).to(device=like.device, dtype=like.dtype)
         self.damping: Damping = resolve_damping(damping)
         self.is_curve = all(p.ndim < 2 for p in self.function.parameters.values())
-        self.damping.of_curve = self.is_curve
         if self.damping.scaling == "auto" and not self.is_curve:
             self.damping.scaling = "max"
         self.selection: Selection | None = resolve_selection(selection)
