@@ -8,7 +8,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-
 from sklearn.exceptions import ConvergenceWarning
 
 from sklm import MLP, LevenbergMarquardt, LMRegressor

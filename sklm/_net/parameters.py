@@ -50,6 +50,8 @@ HINTS = {
     "min_grad": "gtol",
     "show": "verbose",
     "goal": "callbacks",
+    "max_time": "callbacks",
+    "time": "callbacks",
     "hiddenSizes": "module__hidden_layer_sizes",
     "layers": "module__hidden_layer_sizes",
     "transferFcn": "module__activation",

@@ -58,6 +58,9 @@ class Line(ReadyCurve):
 class Polynomial(ReadyCurve):
     """Polynomial, c0 + c1 * x + c2 * x**2 + ...; guessed by least squares.
 
+    For x far from 0, as years, subtract a constant first (x - 2005): from degree 4 on powers of such x differ by less
+    than rounding, and parameters and bands lose their errors.
+
     Parameters
     ----------
     degree : int, default=2
