@@ -108,6 +108,7 @@ def test_an_output_too_small_to_be_fitted_beside_another_warns():
     assert "hardly vary" not in scaled.message_
 
 
+@pytest.mark.filterwarnings("ignore:max_epochs=100 reached")
 @pytest.mark.parametrize("value", [1e-9, 7.0, -3e6, 1e200])
 def test_constant_targets_are_predicted(value):
     X = np.random.default_rng(0).standard_normal((60, 3))

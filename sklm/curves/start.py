@@ -115,8 +115,8 @@ def find_starts(
         if n_starts == 1:
             n_groups = COMPARED[min(len(moved) - len(linear), len(COMPARED) - 1)]
             n_groups = n_groups if cost.is_square else max(n_groups, LEAST_COMPARED)
-            if len(moved) - len(linear) <= 1:  # the same solution from each, or a line to search
-                candidates = candidates[: (len(moved) - len(linear) + 1) * MIN_GROUP]
+            if len(linear) == len(moved):  # the same solution from each
+                candidates = candidates[:MIN_GROUP]
 
         def solved(candidates: Tensor) -> tuple[Tensor, Tensor]:
             """Return the candidates with their linear parameters solved for, and their losses, by group."""
